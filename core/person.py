@@ -126,7 +126,7 @@ class Person:
 
         Raises: `InputError` where it is another one, or cropped otherwise.
         """
-        if source_difference(self.thumbnail, crop) > SAME_SOURCE:
+        if not is_same_source(self.thumbnail, crop):
             made_of = shown(str(self.card.get("source", "another one")))
             raise InputError(
                 f"{name}: expected the picture of this person that it was made of ({made_of}), got {source}, which is "
@@ -178,6 +178,11 @@ def thumbnail_of(crop: Tensor) -> Tensor:
 def source_difference(thumbnail: Tensor, crop: Tensor) -> float:
     """Return the mean difference, levels of 255, of a small copy [t, t, 3] and an aligned picture [S, S, 3] uint8."""
     return (thumbnail_of(crop).float() - thumbnail.float()).abs().mean().item()
+
+
+def is_same_source(thumbnail: Tensor, crop: Tensor) -> bool:
+    """Tell whether a small copy [t, t, 3] is of this aligned picture [S, S, 3] uint8."""
+    return source_difference(thumbnail, crop) <= SAME_SOURCE
 
 
 def file_bytes(portrait: Portrait4D, rank: int) -> int:

@@ -30,7 +30,7 @@ from triportrait.serve.picture_inputs import Picture
 from triportrait.serve.pipeline_inputs import optional_path
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.tracked.person_mask import person_mask
-from triportrait.serve.weight_loading import load_weights, need_faces
+from triportrait.serve.weight_loading import check_unchanged, load_weights, need_faces
 
 TRAINER = "triportrait.train.personal"  # serve imports nothing of train: it is loaded when somebody is to be learned
 LEAST_SHARE = 0.05  # of an aligned picture; where less is a person, the mask has not found them
@@ -175,7 +175,5 @@ class PersonalizingNetworks(AligningNetworks):
             raise InputError("personalize: expected weights that move, got a static synthesizer; leave static out")
         if not reenactor.is_rounded:
             return self
-        wide = type(self)(Reenactor(*load_weights(self.weights), reenactor.device), self.weights, self._finder)
-        if wide._reenactor.weights_hash != reenactor.weights_hash:
-            raise InputError(f"{self.weights}: the weights have changed since they were loaded; load them again")
-        return wide
+        check_unchanged(self.weights, self._files)
+        return type(self)(Reenactor(*load_weights(self.weights), reenactor.device), self.weights, self._finder)

@@ -115,7 +115,7 @@ def measured(
     return numbers, images
 
 
-def row(
+def measured_row(
     portrait: Portrait4D, encoder: MotionEncoder, seed: int, count: int, config: RefineConfig
 ) -> tuple[dict[str, Any], list[list[Tensor]]]:
     """Refine one person.
@@ -234,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
                 key = {"weights": weights, "seed": seed, "pictures": count, "learned": learned}
                 if any(key.items() <= each.items() for each in rows):
                     continue
-                numbers, pictures = row(portrait, encoder, seed, count, config)
+                numbers, pictures = measured_row(portrait, encoder, seed, count, config)
                 write_rows(options.out / "rows" / name_of(key), pictures)
                 rows.append({**key, **numbers, "where": place_here()})
                 write_text(done, json.dumps({"rows": rows}, indent=1) + "\n")
