@@ -140,7 +140,8 @@ class _Refinement:
             loss, psnr = self._picture_loss(row, rng)
             if number % config.views_every == 0:
                 loss = loss + self._views_loss(self._views(rng), rng)
-            loss = loss + config.small * self.learned.size()
+            loss = loss + config.small * self.learned.residual_size()
+            loss = loss + config.small_updates * self.learned.update_size()
             value = loss.item()
             if not math.isfinite(value):
                 raise InputError(
