@@ -28,6 +28,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from triportrait.core.atomic import replacing
+from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, parsed_json
 from triportrait.core.portrait import Portrait4D
@@ -71,6 +72,7 @@ class Person:
         weights: `weights_hash` of the networks that were refined.
         thumbnail: [t, t, 3] uint8, the aligned source picture made small.
         card: plain JSON values that tell how it was made.
+        file_sha256: of the file that it was read from; None for who was never in a file.
     """
 
     planes: Tensor
@@ -78,6 +80,7 @@ class Person:
     weights: str
     thumbnail: Tensor
     card: Mapping[str, Any] = field(default_factory=dict)
+    file_sha256: str | None = field(default=None, init=False)  # so that `replace`, which makes another, drops it
 
     def refined(self, portrait: Portrait4D) -> Portrait4D:
         """Return the person's own networks: the updated parts are copies, all others are those of `portrait`.
@@ -100,11 +103,11 @@ class Person:
         return replace(self, planes=self.planes.detach().half().float(), updates=updates)
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the file that `save_person` writes.
+        """Return the SHA-256 of the file that the person was read from, else of the one that `save_person` writes.
 
         Raises: `InputError` where a number is not finite in half precision.
         """
-        return hashlib.sha256(save(*_contents(self, "person"))).hexdigest()
+        return self.file_sha256 or hashlib.sha256(save(*_contents(self, "person"))).hexdigest()
 
     def check_weights(self, loaded: str, name: object, weights: object) -> None:
         """Check that the file was made for the weights whose `weights_hash` is `loaded`; sentences use the two names.
@@ -123,7 +126,7 @@ class Person:
 
         Raises: `InputError` where it is another one, or cropped otherwise.
         """
-        if source_difference(self.thumbnail, crop) > SAME_SOURCE:
+        if not is_same_source(self.thumbnail, crop):
             made_of = shown(str(self.card.get("source", "another one")))
             raise InputError(
                 f"{name}: expected the picture of this person that it was made of ({made_of}), got {source}, which is "
@@ -175,6 +178,11 @@ def thumbnail_of(crop: Tensor) -> Tensor:
 def source_difference(thumbnail: Tensor, crop: Tensor) -> float:
     """Return the mean difference, levels of 255, of a small copy [t, t, 3] and an aligned picture [S, S, 3] uint8."""
     return (thumbnail_of(crop).float() - thumbnail.float()).abs().mean().item()
+
+
+def is_same_source(thumbnail: Tensor, crop: Tensor) -> bool:
+    """Tell whether a small copy [t, t, 3] is of this aligned picture [S, S, 3] uint8."""
+    return source_difference(thumbnail, crop) <= SAME_SOURCE
 
 
 def file_bytes(portrait: Portrait4D, rank: int) -> int:
@@ -232,13 +240,16 @@ def load_person(path: Path, portrait: Portrait4D) -> Person:
     """Read a person's file for these networks; every size is checked before a tensor is read.
 
     Raises:
-        InputError: it is missing, damaged, no person's file, or made for networks of other sizes.
+        InputError: it is missing, damaged, no person's file, made for networks of other sizes, or changed meanwhile.
     """
     with _refusals(path):
         header, card = _read_header(path)
         with safe_open(path, "pt") as file:  # it refuses headers that are none, and tensors that do not fill the file
             _check_sizes(path, header, portrait)
+            digest = sha256(path)
             tensors = {name: file.get_tensor(name) for name in header}
+        if sha256(path) != digest:
+            raise ValueError("it was changed while it was read")
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise InputError(f"{path}: {shown(name)} holds numbers that are not finite; {_REMAKE}")
@@ -247,7 +258,9 @@ def load_person(path: Path, portrait: Portrait4D) -> Person:
         name: LowRank(tensors[f"updates.{name}.up"].float(), tensors[f"updates.{name}.down"].float())
         for name in sorted(names)
     }
-    return Person(tensors["planes"].float(), updates, card["weights"], tensors["thumbnail"], card["card"])
+    person = Person(tensors["planes"].float(), updates, card["weights"], tensors["thumbnail"], card["card"])
+    object.__setattr__(person, "file_sha256", digest)
+    return person
 
 
 @contextmanager

@@ -24,9 +24,12 @@ class AligningNetworks(OpenNetworks):
 
     def _aligned(
         self, source: Picture | SourcePicture, face: int | None, source_params: str | os.PathLike[str] | None,
-        track: TrackKind = "quick",
+        track: TrackKind = "quick", is_first: bool = True,
     ) -> tuple[SourcePicture, AlignedFace]:  # fmt: skip
-        """Read a portrait and align its face; the log says what it is taken for."""
+        """Read a portrait and align its face; the log says what it is taken for.
+
+        `is_first` is False for the further pictures of a person, of which a user chooses no face.
+        """
         check_face_number("face", face)
         check_fit(track)
         picture = source
@@ -37,7 +40,8 @@ class AligningNetworks(OpenNetworks):
         if track == "fit":
             aligned = fitted_source(picture, aligned, self.head_model, self._finder)
         if (picture.faces or 0) > 1 and face is None:
-            logger.info("%s: %d faces, the largest is taken; --face N takes another", picture.name, picture.faces)
+            another = "--face N takes another" if is_first else "cut out another to take it"
+            logger.info("%s: %d faces, the largest is taken; %s", picture.name, picture.faces, another)
         if aligned.tracking.landmarks is None:
             why = why_no_landmarks(self._finder) if picture.faces is None else "no face"
             logger.info("%s: %s; its middle square is taken as aligned, the motion crop as centred", picture.name, why)

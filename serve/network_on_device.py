@@ -29,6 +29,8 @@ class NetworkOnDevice:
         dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
         beside: what others keep for this device and these captures, by name; it is forgotten with them.
         refined: the networks of people that are shown, as long as somebody holds them; see `refined.refined_by`.
+        reload: loads the same networks once more, `weight_loading.reloading`; None where they are of no folder.
+        is_rounded: whether `keep_half` has rounded the weights.
 
     Args:
         portrait: the network; its super-resolution is folded in place.
@@ -47,6 +49,8 @@ class NetworkOnDevice:
         self.portrait, self.motion_encoder = portrait.fold().eval(), motion_encoder
         self.static = static
         self.dtype: torch.dtype | None = None
+        self.reload: Callable[[], Portrait4D] | None = None
+        self.is_rounded = False
         self._before_rounding: dict[str, nn.Module] = {}
         self._weights_hash: str | None = None
         self.to(device)
@@ -135,11 +139,13 @@ class NetworkOnDevice:
     def keep_half(self) -> None:
         """Round the weights that a frame multiplies to `dtype`, once and for all its frames.
 
-        The host keeps those that a person's file refines as they were loaded: an update is smaller than the steps of
-        rounded weights.
+        Those that a person's file refines are wanted as they were loaded, as an update is smaller than the steps of
+        rounded weights: they are loaded again for the first person, or, without `reload`, kept on the host.
         """
         self.refined.clear()
-        self._before_rounding = {name: copy.deepcopy(self.portrait.get_submodule(name)).cpu() for name in REFINED}
+        self.is_rounded = True
+        if self.reload is None:
+            self._before_rounding = {name: copy.deepcopy(self.portrait.get_submodule(name)).cpu() for name in REFINED}
         parts = self.portrait.reconstructor
         for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
             self.round(part)
@@ -152,17 +158,22 @@ class NetworkOnDevice:
                 module.to(self.dtype)
 
     def as_loaded(self) -> Portrait4D:
-        """Return the networks with the parts that a person's file refines as they were loaded, perhaps on the host."""
+        """Return the networks with the parts that a person's file refines as they were loaded, perhaps on the host.
+
+        Raises: `InputError` where the files have changed since.
+        """
+        if self.is_rounded and not self._before_rounding:
+            assert self.reload is not None, "else they were kept"
+            loaded = self.reload()
+            self._before_rounding = {name: loaded.get_submodule(name).eval() for name in REFINED}
         return with_parts(self.portrait, self._before_rounding)
 
     @property
-    def is_rounded(self) -> bool:
-        """Tell whether `keep_half` has rounded the weights."""
-        return bool(self._before_rounding)
-
-    @property
     def weights_hash(self) -> str:
-        """Return the hash that binds a person's file to the weights, of the weights as they were loaded."""
+        """Return the hash that binds a person's file to the weights, of the weights as they were loaded.
+
+        Raises: as `as_loaded`.
+        """
         if self._weights_hash is None:
             self._weights_hash = weights_hash(self.as_loaded())
         return self._weights_hash

@@ -6,40 +6,33 @@ import importlib
 import logging
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
 
 from triportrait.core.errors import InputError
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE
-from triportrait.core.person import ENDING, MOST_PICTURES, Person, save_person
+from triportrait.core.person import ENDING, Person, save_person
 from triportrait.core.types import Camera
 from triportrait.serve.aligned_sources import AligningNetworks
 from triportrait.serve.animation import base_camera
 from triportrait.serve.controls import DEFAULT_CONTROLS
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.image_tensors import to_float
 from triportrait.serve.media.output_file import check_output
-from triportrait.serve.media.pictures.file_type import is_picture
-from triportrait.serve.media.video.clips import Frame
+from triportrait.serve.personal_pictures import all_faces, listed
 from triportrait.serve.picture_inputs import Picture
 from triportrait.serve.pipeline_inputs import optional_path
 from triportrait.serve.reenactor import PreparedSource, Reenactor
-from triportrait.serve.source_and_driving import DrivingFrames
 from triportrait.serve.tracked.person_mask import person_mask
-from triportrait.serve.weight_loading import load_weights, need_faces
+from triportrait.serve.weight_loading import check_unchanged, load_weights, need_faces
 
 TRAINER = "triportrait.train.personal"  # serve imports nothing of train: it is loaded when somebody is to be learned
-MOST_FRAMES = 1500  # of a film or a folder, from its beginning
 LEAST_SHARE = 0.05  # of an aligned picture; where less is a person, the mask has not found them
 
 logger = logging.getLogger(__name__)
@@ -77,92 +70,6 @@ def named(person: Person, source: Path | str, weights: str) -> Person:
     """Return a person as its file will hold it, with the names of the picture and the weights that it was made of."""
     names = {"source": Path(source).name, "weights": Path(weights).name or Path(weights).resolve().name}
     return replace(person, card={**names, **person.card}).rounded()
-
-
-def listed(sources: Picture | Iterable[Picture]) -> list[Picture]:
-    """List the sources that a user gave, one or several. Raises: `InputError` where there are none, or too many."""
-    if isinstance(sources, str | os.PathLike | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim == 3):
-        return [sources]
-    if not isinstance(sources, Iterable) or isinstance(sources, bytes | bytearray | dict):
-        raise InputError(
-            f"sources: expected pictures of one person, or paths of them, got {type(sources).__name__}; convert it"
-        )
-    found = list(islice(sources, MOST_PICTURES + 1))
-    if not 1 <= len(found) <= MOST_PICTURES:
-        count = "none" if not found else f"more than {MOST_PICTURES}"
-        raise InputError(
-            f"sources: expected 1 to {MOST_PICTURES} pictures of one person, got {count}; name as many, or a folder or "
-            "a film, of which pictures are taken evenly"
-        )
-    return found
-
-
-def holds_several(source: Picture) -> bool:
-    """Tell whether a source is a folder or a film."""
-    if not isinstance(source, str | os.PathLike):
-        return False
-    path = Path(source)
-    return path.is_dir() or (path.exists() and not is_picture(path))
-
-
-def all_faces(
-    sources: Sequence[Picture],
-    first: AlignedFace,
-    read: Callable[[Picture], AlignedFace],
-    tracker: Callable[[], FaceTracker],
-    params: Path | None,
-) -> list[AlignedFace]:
-    """Align the face of every picture of one person, of long films and folders of some pictures taken evenly.
-
-    Args:
-        sources: as `listed` gives them.
-        first: the face of the picture that is the source; pictures that are it again are left out.
-        read: aligns the face of one picture.
-        tracker: makes what finds the face of a frame.
-        params: the folder with the files of the faces.
-
-    Returns:
-        At most MOST_PICTURES faces; the source is the first.
-    """
-    several = [source for source in sources if holds_several(source)]
-    each = (MOST_PICTURES - 1 - (len(sources) - len(several))) // max(len(several), 1)
-    faces = [first]
-    for number, source in enumerate(sources):
-        if holds_several(source):
-            faces += _faces_of(DrivingFrames.open(Path(str(source)), params, MOST_FRAMES), tracker, max(each, 1))
-        elif number:
-            faces.append(read(source))
-    others = [face for face in faces[1:] if not np.array_equal(face.crop, first.crop)]
-    return [first, *others][:MOST_PICTURES]
-
-
-def _faces_of(film: DrivingFrames, tracker: Callable[[], FaceTracker], most: int) -> list[AlignedFace]:
-    """Align the faces of at most `most` frames, taken evenly."""
-    with closing(film.clip.frames(MOST_FRAMES)) as frames:
-        kept, count = _evenly(frames, most, film.clip.frame_count, lambda frame: film.face(frame, tracker()))
-    seen = [face for face in kept if face.found]
-    without = f"; {len(kept) - len(seen)} of them show no face and are left out" if len(seen) < len(kept) else ""
-    logger.info("%s: %d pictures, taken evenly out of %d frames%s", film.name, len(kept), count, without)
-    if film.clip.frame_count is not None and film.clip.frame_count > MOST_FRAMES:
-        logger.info("%s: its first %d frames are looked through", film.name, MOST_FRAMES)
-    for warning in film.new_warnings():
-        logger.warning("%s", warning)
-    return seen
-
-
-def _evenly(
-    frames: Generator[Frame, None, None], most: int, expected: int | None, align: Callable[[Frame], AlignedFace]
-) -> tuple[list[AlignedFace], int]:
-    """Align every so many frames; where more come than expected, every other one is let go. Return faces and frames."""
-    stride, count = 1 if expected is None else max(1, math.ceil(min(expected, MOST_FRAMES) / most)), 0
-    kept: list[AlignedFace] = []
-    for frame in frames:
-        if count % stride == 0:
-            kept.append(align(frame))
-        count += 1
-        if len(kept) > most:
-            kept, stride = kept[::2], 2 * stride
-    return kept, count
 
 
 def given_pictures(reenactor: Reenactor, source: PreparedSource, faces: Sequence[AlignedFace], masks: bool) -> Any:
@@ -223,7 +130,9 @@ class PersonalizingNetworks(AligningNetworks):
                 the same person again.
             rank: of the updates of weights, 8 by default; 0 learns the residual of the planes alone.
             seed: of all random numbers.
-            face, source_params: as in `prepare`, of every picture.
+            face: as in `prepare`, of the first picture; of the others the largest is taken. A film that is the first
+                source is followed from the frame where this face is seen, any other from its first face on.
+            source_params: as in `prepare`, of every picture.
             overwrite: replace an existing file.
             previews: give `progress` a picture of how it stands every few seconds.
             progress: called after each step with a `RefineStep`: its number and theirs, seconds left, PSNR.
@@ -240,8 +149,8 @@ class PersonalizingNetworks(AligningNetworks):
         wide = self._in_float32()
         portrait, first = wide._aligned(pictures[0], face, source_params)
         faces = all_faces(
-            pictures, first, lambda each: wide._aligned(each, face, source_params)[1],
-            lambda: wide.tracker(smooth=False, driving_face=face), optional_path(source_params),
+            pictures, portrait, first, lambda each: wide._aligned(each, None, source_params, is_first=False),
+            lambda: wide.tracker(smooth=False), optional_path(source_params),
         )  # fmt: skip
         reenactor = wide._reenactor
         given = given_pictures(reenactor, reenactor.prepare(first), faces, masks=need_faces(self.weights))
@@ -266,7 +175,5 @@ class PersonalizingNetworks(AligningNetworks):
             raise InputError("personalize: expected weights that move, got a static synthesizer; leave static out")
         if not reenactor.is_rounded:
             return self
-        wide = type(self)(Reenactor(*load_weights(self.weights), reenactor.device), self.weights, self._finder)
-        if wide._reenactor.weights_hash != reenactor.weights_hash:
-            raise InputError(f"{self.weights}: the weights have changed since they were loaded; load them again")
-        return wide
+        check_unchanged(self.weights, self._files)
+        return type(self)(Reenactor(*load_weights(self.weights), reenactor.device), self.weights, self._finder)

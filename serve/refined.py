@@ -136,17 +136,17 @@ def joined_planes(
         refined: for each place of the batch who makes its planes; None is everybody's networks.
         compute: gives the planes of some places, by one of these.
     """
-    places_of = places_by(refined)
-    made = [compute(places, each) for each, places in places_of.items()]
+    groups = places_by(refined)
+    made = [compute(places, each) for each, places in groups.items()]
     if len(made) == 1:
         return made[0]
-    order = [place for places in places_of.values() for place in places]
+    order = [place for places in groups.values() for place in places]
     return torch.cat(made)[sorted(range(len(order)), key=order.__getitem__)]
 
 
 def places_by(refined: Sequence[Refined | None]) -> dict[Refined | None, list[int]]:
     """Return the places of a batch by who makes their planes, in the order of their first places."""
-    places_of: dict[Refined | None, list[int]] = {}
+    groups: dict[Refined | None, list[int]] = {}
     for place, each in enumerate(refined):
-        places_of.setdefault(each, []).append(place)
-    return places_of
+        groups.setdefault(each, []).append(place)
+    return groups

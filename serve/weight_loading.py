@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from triportrait.core.atomic import replacing
@@ -73,6 +73,26 @@ def files_of(weights: str) -> FileStates:
     return {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
 
 
+def reloading(weights: str, static: bool = False) -> Callable[[], Portrait4D]:
+    """Return what loads weights once more; call it once they are loaded, with the arguments of `load_weights`.
+
+    It raises `InputError` where their files have changed since.
+    """
+    loaded = files_of(weights)
+
+    def again() -> Portrait4D:
+        check_unchanged(weights, loaded)
+        return load_weights(weights, static)[0]
+
+    return again
+
+
+def check_unchanged(weights: str, loaded: FileStates) -> None:
+    """Check that the files of weights are those that were loaded. Raises: `InputError` where they have changed."""
+    if files_of(weights) != loaded:
+        raise InputError(f"{weights}: the weights have changed since they were loaded; load them again")
+
+
 def copy_weights(weights: str, loaded: FileStates, folder: Path) -> None:
     """Write weights into a folder from which the same networks are loaded; each file appears whole or not at all.
 
@@ -87,8 +107,7 @@ def copy_weights(weights: str, loaded: FileStates, folder: Path) -> None:
         save_weights(folder, "portrait", portrait.state_dict(), portrait.config, {"from": RULE})
         save_motion_encoder(folder, encoder.state_dict(), encoder, {"from": RULE})
         return
-    if files_of(weights) != loaded:
-        raise InputError(f"{weights}: the weights have changed since they were loaded; load them again")
+    check_unchanged(weights, loaded)
     names = {file.name for file in loaded}
     others = [file.name for file in _weight_files(folder) if file.name not in names]
     if others:

@@ -2,8 +2,12 @@
 
 The people are procedural heads from seeds that no training uses: the truth of every view and expression is known.
 Of each some pictures are given; others, with other expressions and cameras near the front and at the sides, are not.
-The networks are the package's own, before and after. OUT gets table.md, table.json and sheet.png; what is there already
-is not measured again.
+The given pictures come with their true cameras and landmarks. `triportrait personalize` reads both off photographs,
+with errors of its own: the table says what a refinement brings at best, not what the command brings.
+
+The networks are the package's own, before and after. OUT gets table.md, table.json, sheet.png, and a picture of each
+row of the sheet in rows/. What is there already of the same weights is not measured again, and stays in the table and
+on the sheet.
 """
 
 from __future__ import annotations
@@ -11,26 +15,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from triportrait.core.atomic import write_text
+from triportrait.core.atomic import replacing, write_text
 from triportrait.core.checkpoint import load_pair, weights_folder
 from triportrait.core.motion.encoder import MotionEncoder
-from triportrait.core.person import Person
+from triportrait.core.person import Person, weights_hash
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import sample_look_at
-from triportrait.core.source_commit import source_commit
 from triportrait.core.types import Camera, Driving
+from triportrait.profiling.measurement import describe
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import Pictures, photograph
-from triportrait.train.data.scene_sampling import expressions, filming_cameras, population
+from triportrait.train.data.scene_sampling import expressions, filming_cameras, population, to_uint8
 from triportrait.train.evaluation.contact_sheets import write_sheet
 from triportrait.train.evaluation.image_metrics import psnr, sharpness
 from triportrait.train.evaluation.motion_response import face_mask, responses, take_probe
@@ -40,7 +46,7 @@ from triportrait.train.stages.motion import motion_of
 STRANGER = 900_000  # the first seed of the people
 FRONT, SIDE = 4, 4  # pictures of each person that are not given
 AXES = ("jaw", "blink")
-logger = logging.getLogger(__name__)
+COLUMNS = ["source", "truth", "before", "after"]
 
 
 def person_pictures(portrait: Portrait4D, seed: int, count: int) -> tuple[Pictures, Pictures]:
@@ -109,10 +115,14 @@ def measured(
     return numbers, images
 
 
-def row(seed: int, count: int, minutes: float) -> tuple[dict[str, Any], tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Refine one person; return the numbers before and after, and the source, truths, pictures before and after."""
-    portrait, encoder = load_pair(weights_folder("demo"))
-    portrait.fold().eval()
+def measured_row(
+    portrait: Portrait4D, encoder: MotionEncoder, seed: int, count: int, config: RefineConfig
+) -> tuple[dict[str, Any], list[list[Tensor]]]:
+    """Refine one person.
+
+    Returns:
+        The numbers before and after, and rows of pictures [1, 3, S, S] by COLUMNS: from the front and from a side.
+    """
     pictures, others = person_pictures(portrait, seed, count)
     source = photograph_first(pictures)
     with torch.no_grad():
@@ -120,12 +130,12 @@ def row(seed: int, count: int, minutes: float) -> tuple[dict[str, Any], tuple[Te
     given = GivenPictures(pictures.image, motion, pictures.camera, pictures.neck, pictures.landmarks)
     before, plain = measured(portrait, encoder, None, source, others, seed)
     began = time.monotonic()
-    person: Person = refine(portrait, encoder, given, RefineConfig(minutes=minutes))
+    person: Person = refine(portrait, encoder, given, config)
     seconds = time.monotonic() - began
     after, refined = measured(person.refined(portrait), encoder, person.planes, source, others, seed)
-    numbers = {"seed": seed, "pictures": count, "minutes": minutes, "seconds": round(seconds, 1)}
-    numbers |= {"steps": person.card["steps"], "before": before, "after": after}
-    return numbers, (source.image, others.image, plain, refined)
+    numbers = {"seconds": round(seconds, 1), "steps": person.card["steps"], "before": before, "after": after}
+    views = (others.image, plain, refined)
+    return numbers, [[source.image, *(view[which : which + 1] for view in views)] for which in (0, FRONT)]
 
 
 def photograph_first(pictures: Pictures) -> Pictures:
@@ -137,19 +147,70 @@ def photograph_first(pictures: Pictures) -> Pictures:
     )  # fmt: skip
 
 
+def write_rows(path: Path, rows: list[list[Tensor]]) -> None:
+    """Write rows of pictures as one PNG, from which a later run draws the sheet again."""
+    pixels = torch.cat([torch.cat(list(row), 3) for row in rows], 2)
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path, overwrite=True) as part:
+        Image.fromarray(to_uint8(pixels)[0].numpy()).save(part, "PNG")
+
+
+def read_rows(path: Path) -> list[list[Tensor]]:
+    """Read what `write_rows` wrote."""
+    pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    side = pixels.shape[3] // len(COLUMNS)
+    return [list(row.split(side, 3)) for row in pixels.split(side, 2)]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Write the means over people as a table: a line of each number of pictures and minutes, before → after."""
+    """Write the means over people as tables, one for each weights, machine and commit.
+
+    A line is of a number of pictures and a length of learning, before → after.
+    """
+    told = ["Means over people. Cameras and landmarks of the given pictures are the true ones."]
+    for where in sorted({_place(each) for each in rows}):
+        told += ["", where, "", *_lines([each for each in rows if _place(each) == where])]
+    return "\n".join(told) + "\n"
+
+
+def _place(row: dict[str, Any]) -> str:
+    where = row["where"]
+    return (
+        f"Weights {row['weights'][:12]}, {where['machine']}, {where['cores']} cores, {where['threads']} threads, torch "
+        f"{where['torch']}, commit {where['commit'] or 'unknown'}:"
+    )
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
     names = list(rows[0]["before"])
-    lines = ["| pictures | minutes | steps | " + " | ".join(names) + " |", "| ---: " * (3 + len(names)) + "|"]
-    for count, minutes in sorted({(each["pictures"], each["minutes"]) for each in rows}):
-        group = [each for each in rows if (each["pictures"], each["minutes"]) == (count, minutes)]
-        cells = [str(count), f"{minutes:g}", f"{sum(each['steps'] for each in group) / len(group):.0f}"]
+    lines = ["| pictures | learned | people | s | steps | " + " | ".join(names) + " |"]
+    lines.append("| ---: " * (5 + len(names)) + "|")
+    for count, learned in sorted({(each["pictures"], each["learned"]) for each in rows}):
+        group = [each for each in rows if (each["pictures"], each["learned"]) == (count, learned)]
+        seconds, steps = (sum(each[name] for each in group) / len(group) for name in ("seconds", "steps"))
+        cells = [str(count), learned, str(len(group)), f"{seconds:.0f}", f"{steps:.0f}"]
         for name in names:
             first, then = (sum(each[when][name] for each in group) / len(group) for when in ("before", "after"))
             digits = 1 if "psnr" in name else 2
             cells.append(f"{first:.{digits}f} → {then:.{digits}f}")
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def place_here() -> dict[str, Any]:
+    """Return the commit, the versions, the machine and its cores, which stand beside every row."""
+    here = describe("python -m docs.personal.measure")
+    return {
+        **{name: here[name] for name in ("commit", "date", "torch", "machine")},
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def configs(minutes: list[float], steps: list[int]) -> dict[str, RefineConfig]:
+    """Name the lengths of learning: numbers of steps if there are any, else minutes."""
+    if steps:
+        return {f"{count} step{'s' * (count != 1)}": RefineConfig(minutes=None, steps=count) for count in steps}
+    return {f"{each:g} min": RefineConfig(minutes=each) for each in minutes}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,30 +219,45 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--pictures", type=int, nargs="+", default=[1, 3, 10])
-    parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 2.0])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 2.0, 10.0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[], help="learn so many steps instead")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     done = options.out / "table.json"
-    told: dict[str, Any] = json.loads(done.read_text()) if done.exists() else {"commit": source_commit(), "rows": []}
-    known = {(each["seed"], each["pictures"], each["minutes"]) for each in told["rows"]}
-    sheet = []
+    rows: list[dict[str, Any]] = json.loads(done.read_text())["rows"] if done.exists() else []
+    portrait, encoder = load_pair(weights_folder("demo"))
+    portrait.fold().eval()
+    weights = weights_hash(portrait)
     for seed in range(STRANGER, STRANGER + options.heads):
         for count in options.pictures:
-            for minutes in options.minutes:
-                if (seed, count, minutes) in known:
+            for learned, config in configs(options.minutes, options.steps).items():
+                key = {"weights": weights, "seed": seed, "pictures": count, "learned": learned}
+                if any(key.items() <= each.items() for each in rows):
                     continue
-                numbers, (source, truth, plain, refined) = row(seed, count, minutes)
-                told["rows"].append(numbers)
-                write_text(done, json.dumps(told, indent=1) + "\n")
-                write_text(options.out / "table.md", table(told["rows"]))
-                print(json.dumps(numbers), flush=True)
-                label = f"{count} given"
-                for which in (0, FRONT):
-                    views = [truth, plain, refined]
-                    sheet.append((label, [source, *(view[which : which + 1] for view in views)]))
-    if sheet:
-        write_sheet(options.out / "sheet.png", ["source", "truth", "before", "after"], [("", sheet)], 68)
+                numbers, pictures = measured_row(portrait, encoder, seed, count, config)
+                write_rows(options.out / "rows" / name_of(key), pictures)
+                rows.append({**key, **numbers, "where": place_here()})
+                write_text(done, json.dumps({"rows": rows}, indent=1) + "\n")
+                print(json.dumps(rows[-1]), flush=True)
+    write_text(options.out / "table.md", table(rows))
+    write_sheets(options.out, rows)
     return 0
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """Name the file with the pictures of a row."""
+    return f"{row['weights'][:12]}-{row['seed']}-{row['pictures']}-{row['learned'].replace(' ', '')}.png"
+
+
+def write_sheets(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the sheet of all rows, those of earlier runs too."""
+    blocks: list[tuple[str, list[Any]]] = []
+    for each in (row for row in rows if (out / "rows" / name_of(row)).exists()):
+        title = f"weights {each['weights'][:12]}, head {each['seed']}, {each['pictures']} given, {each['learned']}"
+        labels = ("front", "side")
+        blocks.append((title, list(zip(labels, read_rows(out / "rows" / name_of(each)), strict=True))))
+    if blocks:
+        write_sheet(out / "sheet.png", COLUMNS, blocks, 68)
 
 
 if __name__ == "__main__":

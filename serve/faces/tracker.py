@@ -117,9 +117,9 @@ class FaceTracker:
             self.cuts += cut
             self.near = None
             return None
-        jumped = self._previous is not None and _jumped(self._previous, face)
-        self.cuts += cut or jumped
-        is_anew = self._was_cut or jumped
+        is_elsewhere = self._previous is not None and jumped(self._previous, face)
+        self.cuts += cut or is_elsewhere
+        is_anew = self._was_cut or is_elsewhere
         self.saw(face)
         return face, placed, is_anew
 
@@ -145,7 +145,7 @@ class FaceTracker:
             return None
         if (near := self.near) is not None:
             nearest = min(faces, key=lambda face: float(np.linalg.norm(face.centre - near.centre)))
-            if not _jumped(near, nearest):
+            if not jumped(near, nearest):
                 return nearest
         return chosen(faces, self.face) or faces[0]
 
@@ -200,7 +200,8 @@ def chosen(faces: Sequence[Face], number: int | None) -> Face | None:
     return sorted(faces, key=lambda face: float(face.centre[0]))[number - 1] if number <= len(faces) else None
 
 
-def _jumped(before: Face, now: Face) -> bool:
+def jumped(before: Face, now: Face) -> bool:
+    """Tell whether a face is so far from the one before, or so much larger or smaller, that it is another shot's."""
     size = max(before.size_px, now.size_px, 1e-6)
     return bool(
         np.linalg.norm(now.centre - before.centre) > JUMP * size or min(before.size_px, now.size_px) < size / (1 + JUMP)

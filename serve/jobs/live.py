@@ -44,7 +44,7 @@ from triportrait.serve.media.video.encoders import chosen_encoder
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.threads import share_cores
-from triportrait.serve.weight_loading import load_weights
+from triportrait.serve.weight_loading import load_weights, reloading
 
 logger = logging.getLogger(__name__)
 
@@ -142,10 +142,13 @@ class Live:
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
+        reenactor.reload = reloading(weights)
         people = load_people(self.person, reenactor, weights)
         first_start = FirstStart(reenactor, self.precision, BATCHES[-1])
         with first_start.part():
             use_precision(reenactor, self.precision)
+        if people:
+            reenactor.as_loaded()  # now, as frames wait for it later
         with first_start.part(last=True):
             reenactor.capture(BATCHES[-1], marked=[self.watermark], geometry=self.geometry)
         engine = Engine(

@@ -25,7 +25,8 @@ from triportrait.serve.jobs.reenact import progress_bar
 from triportrait.serve.media.output_file import check_output
 from triportrait.serve.media.pictures.picture_file import write_picture
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.personalizing import listed, refine_config
+from triportrait.serve.personal_pictures import listed
+from triportrait.serve.personalizing import refine_config
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.source_and_driving import find_source
 from triportrait.serve.threads import share_cores
@@ -55,7 +56,8 @@ class Personalize:
     faces: FaceKind = "auto"
     """What finds faces where no file tells, as in `reenact`."""
     face: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Which face of each picture, counted from the left; the largest by default."""
+    """Which face of the first picture, counted from the left; the largest by default, and in all other pictures.
+    Through a film one face is followed; frames in which it jumps, perhaps to somebody else's, are left out."""
     rank: Annotated[int | None, tyro.conf.arg(metavar="R", help_behavior_hint="")] = None
     """Rank of the updates of weights; 0 learns what is added to the planes alone. Default: 8."""
     seed: int = 0

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from triportrait.core.errors import InputError
-from triportrait.core.person import SAME_SOURCE, Person, check_person_file, source_difference
+from triportrait.core.person import Person, check_person_file, is_same_source, source_difference
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.refined import GivenPerson
 
@@ -42,13 +42,8 @@ def load_people(paths: Sequence[Path], reenactor: Reenactor, weights: str) -> li
     return [GivenPerson.read(path, reenactor, weights).person for path in paths]
 
 
-def is_same_source(thumbnail: torch.Tensor, crop: np.ndarray) -> bool:
-    """Tell whether a small copy [t, t, 3] is of this aligned picture [S, S, 3] uint8."""
-    return source_difference(thumbnail, torch.tensor(crop)) <= SAME_SOURCE
-
-
-def person_of(people: Iterable[Person], crop: np.ndarray) -> Person | None:
+def nearest_of(people: Iterable[Person], crop: np.ndarray) -> Person | None:
     """Return whose aligned source picture uint8 [S, S, 3] this is, the nearest of several; None if it is nobody's."""
-    near = [(source_difference(person.thumbnail, torch.tensor(crop)), i, person) for i, person in enumerate(people)]
-    best = min(near, default=None, key=lambda each: each[:2])
-    return best[2] if best is not None and best[0] <= SAME_SOURCE else None
+    picture = torch.tensor(crop)
+    nearest = min(people, default=None, key=lambda person: source_difference(person.thumbnail, picture))
+    return nearest if nearest is not None and is_same_source(nearest.thumbnail, picture) else None

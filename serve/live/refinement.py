@@ -8,9 +8,10 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 from triportrait.core.errors import InputError
 from triportrait.serve.live.json_logs import fields
@@ -22,6 +23,8 @@ FAILED = "the refinement failed on this server; the portrait stays as it was"
 _NO_MEMORY = "this server has too little memory for a refinement; the portrait stays as it was"
 _LATE = "the refinement took far longer than it should and was ended; the portrait stays as it was"
 _START_S = 240.0  # for the networks to be loaded, however busy the machine is
+_LAST_LINES, _LONGEST_KEPT = 20, 500  # of what the process says on its standard error, for the log; bytes a line
+_LAST_S = 2.0  # for them to arrive once the process has ended
 
 
 class GivenUp(Exception):
@@ -51,6 +54,10 @@ class Refinement:
             GivenUp: `give_up` was called.
         """
         process = self._begin()
+        said: deque[bytes] = deque(maxlen=_LAST_LINES)
+        assert process.stderr is not None
+        hearing = threading.Thread(target=_keep_last, args=(process.stderr, said), daemon=True)
+        hearing.start()
         self._say(None, 60 * self._work.minutes, None)
         late = threading.Event()
 
@@ -75,9 +82,12 @@ class Refinement:
             return
         if self._given_up:
             raise GivenUp
+        hearing.join(_LAST_S)  # not for ever: who was started by the process may have it open still
+        last = b"".join(said).decode(errors="replace")
         if late.is_set():
+            logger.error("a refinement took too long", extra=fields(stderr=last))
             raise InputError(_LATE)
-        logger.error("a refinement broke off", extra=fields(code=code))
+        logger.error("a refinement broke off", extra=fields(code=code, stderr=last))
         raise InputError(_NO_MEMORY if code == -9 else FAILED)  # the system kills who takes too much
 
     def give_up(self) -> None:
@@ -99,7 +109,7 @@ class Refinement:
             try:
                 # A process group of its own: Ctrl-C in the terminal reaches the server alone, which ends the process.
                 self._process = subprocess.Popen(
-                    command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                    command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                     start_new_session=True,
                 )  # fmt: skip
             except OSError as error:
@@ -124,6 +134,13 @@ class Refinement:
         except (OSError, KeyError, TypeError, json.JSONDecodeError):  # it was ended in the middle of a line
             pass
         return False
+
+
+def _keep_last(pipe: IO[bytes], said: deque[bytes]) -> None:
+    """Read a pipe to its end, so that who writes never waits, and keep the last lines."""
+    with pipe, suppress(OSError):
+        while line := pipe.readline(_LONGEST_KEPT):
+            said.append(line)
 
 
 def _progress(message: dict[str, Any]) -> tuple[float, float, str | None]:

@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from triportrait.core.errors import InputError
-from triportrait.core.person import ENDING, Person, load_person
+from triportrait.core.person import ENDING, Person, is_same_source, load_person
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.inference import Engine, Portrait
 from triportrait.serve.live.json_logs import fields
-from triportrait.serve.live.people import is_same_source, person_of
+from triportrait.serve.live.people import nearest_of
 from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.rate_limit import TokenBucket
 from triportrait.serve.live.refine_process import Work
@@ -110,10 +111,10 @@ class Refining:
     def person_of(self, session: Session, crop: np.ndarray) -> tuple[Person | None, bool]:
         """Return who refines an aligned portrait uint8 [S, S, 3], and whether the session itself did; any thread."""
         file = session.file
-        if file is not None and is_same_source(file.thumbnail, crop):
+        if file is not None and is_same_source(file.thumbnail, torch.tensor(crop)):
             with suppress(InputError):  # the session has ended meanwhile, and its file has gone
                 return load_person(file.path, self._engine.reenactor.portrait), True
-        return person_of(self._options.people, crop), False
+        return nearest_of(self._options.people, crop), False
 
     def prepare(self, face: AlignedFace, person: Person | None) -> PreparedSource:
         """Let the network read a portrait; called on the network's thread."""
@@ -277,7 +278,10 @@ class Refining:
 
     def _read(self, path: Path) -> Person:
         try:
-            return load_person(path, self._engine.reenactor.portrait)
+            network = self._engine.reenactor
+            person = load_person(path, network.portrait)
+            person.check_weights(network.weights_hash, path, self._options.weights)  # here, where no frame waits for it
+            return person
         except InputError as error:  # the sentence names the path
             logger.error("a refinement failed", extra=fields(reason=str(error)))
             raise InputError(FAILED) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import struct
@@ -212,6 +213,24 @@ def header_of(file: Path, change) -> bytes:
     change(header)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + raw[8 + length :]
+
+
+def test_the_hash_is_of_the_bytes_that_were_read(file, person, portrait):
+    """Another program lays the same tensors out otherwise; `sha256sum` of its file is what a manifest names."""
+    own = load_person(file, portrait)
+    assert own.sha256() == person.sha256() == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(header_of(file, lambda header: header.update({PLANES: header.pop(PLANES)})))
+    read = load_person(file, portrait)
+    assert torch.equal(read.planes, own.planes)
+    assert read.sha256() == hashlib.sha256(file.read_bytes()).hexdigest() != own.sha256()
+    assert replace(read, card=dict(read.card)).sha256() == own.sha256(), "who is made of another is in no file"
+
+
+def test_a_file_that_changes_while_it_is_read_is_one_sentence(file, portrait, monkeypatch):
+    digests = iter("ab")
+    monkeypatch.setattr("triportrait.core.person.sha256", lambda path: next(digests))
+    with pytest.raises(InputError, match=r"not a whole person's file \(it was changed while it was read\)"):
+        load_person(file, portrait)
 
 
 class Executed:

@@ -126,7 +126,7 @@ def test_a_face_that_jumps_is_not_followed(monkeypatch):
     """Where the mesh lands on another face, the host decides whether the shot was cut."""
     one = face((200.0, 180.0), 90.0)
     others = [face((200.0 + x, 180.0), 90.0 * scale) for x in (0, 40, 120, 250) for scale in (0.4, 0.65, 1.0, 2.0)]
-    jumped = [tracker._jumped(one, other) for other in others]
+    jumped = [tracker.jumped(one, other) for other in others]
     assert 3 < sum(jumped) < len(jumped) - 3
     points = torch.from_numpy(np.stack([other.points for other in others]))
     assert _jumped(torch.from_numpy(one.points).expand_as(points), points).tolist() == jumped

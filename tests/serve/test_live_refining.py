@@ -302,6 +302,18 @@ def test_a_stop_ends_what_is_refined_and_leaves_no_file(slow):
     assert not folder.exists()
 
 
+def test_the_last_words_of_a_process_that_breaks_off_are_logged(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv(VARIABLE, "breaks off")
+    face = AlignedFace.middle(driving("head-5"), reenactor().image_size)
+    work = Work(face, "demo", "cpu", 0.1, tmp_path / "person.safetensors", 1, STAND_IN)
+    with pytest.raises(InputError, match="the refinement failed"):
+        refinement.Refinement(work, lambda *told: None).run()
+    (record,) = [record for record in caplog.records if record.message == "a refinement broke off"]
+    assert record.fields["code"] == 3
+    last = [*(f"line {number}" for number in range(80, 99)), "the device is gone"]
+    assert record.fields["stderr"].splitlines() == last
+
+
 def test_the_process_ends_with_the_server_and_leaves_no_file(tmp_path, slow):
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -15,6 +15,7 @@ from tests.core.persons import person_of
 from triportrait.cli import main
 from triportrait.core.errors import InputError
 from triportrait.core.person import Person, save_person, thumbnail_of
+from triportrait.serve import weight_loading
 from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.media.pictures.picture_file import read_picture
@@ -140,6 +141,35 @@ def test_half_precision_adds_updates_before_it_rounds(crop, dtype):
         assert torch.equal(kept, wanted.to(dtype)), name
     assert half.refined.residual.dtype == dtype
     assert engine.head(half, driven(crop)).planes.dtype == dtype
+
+
+@pytest.fixture
+def half():
+    with Pipeline.from_pretrained("demo", device="cpu", faces="none") as pipe:
+        pipe._reenactor.dtype = torch.bfloat16
+        pipe._reenactor.keep_half()
+        yield pipe
+
+
+def test_half_precision_keeps_no_second_weights_before_the_first_person(half, crop, person, monkeypatch):
+    network, loads = half._reenactor, []
+    monkeypatch.setattr(weight_loading, "load_weights", lambda *given: loads.append(given) or load_weights(*given))
+    half.prepare(crop)
+    assert not network._before_rounding and not loads
+    first = half.prepare(crop, person=person).refined
+    assert network.weights_hash == person.weights
+    name = next(iter(person.updates))
+    wide = person.refined(load_weights("demo")[0])
+    assert torch.equal(first.portrait.get_parameter(name), wide.get_parameter(name).bfloat16())
+    half.prepare(crop, person=replace(person))
+    assert len(loads) == 1
+
+
+def test_half_precision_refuses_people_when_its_files_have_changed(half, crop, person, monkeypatch):
+    monkeypatch.setattr(weight_loading, "files_of", lambda weights: {Path("portrait.safetensors"): (1, 1)})
+    for call in (lambda: half.prepare(crop, person=person), lambda: half.personalize(crop, steps=1)):
+        with pytest.raises(InputError, match="demo: the weights have changed since they were loaded; load them again"):
+            call()
 
 
 def test_another_person_s_file_is_refused(engine, crop, person):

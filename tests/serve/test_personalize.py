@@ -194,7 +194,7 @@ def test_faces_are_found_and_what_is_known_of_them_is_given(trainer, tiny_weight
     monkeypatch.setattr(personalizing, "person_mask", lambda: lambda crop: np.full(crop.shape[:2], 51, np.uint8))
     black = np.zeros((S, S, 3), np.uint8)
     with Pipeline.from_pretrained(tiny_weights, device="cpu", faces=Faces()) as pipe:
-        film = make(tmp_path / "film.mkv", [picture(5), black, picture(6), black])
+        film = make(tmp_path / "film.mkv", [picture(5), black, np.minimum(picture(5), 252) + 3, black])
         pipe.personalize([picture(1), film], steps=1)
         given = trainer.told["given"]
         assert len(given) == 3, "frames without the face are left out"
@@ -212,6 +212,89 @@ def test_faces_are_found_and_what_is_known_of_them_is_given(trainer, tiny_weight
         monkeypatch.setattr(personalizing, "person_mask", lambda: lambda crop: np.zeros(crop.shape[:2], np.uint8))
         pipe.personalize(picture(1), steps=1)
         assert trainer.told["given"].opacity is None, "a mask that finds nobody is not believed"
+
+
+RED, GREEN = (200, 30, 30), (30, 200, 30)
+
+
+class TwoPeople:
+    """Finds a face where a picture is red, and a larger one where it is green."""
+
+    def find(self, image, near=None, quick=False) -> list[Face]:
+        found = []
+        for channel, size in ((0, 1 / 8), (1, 1 / 7)):
+            ys, xs = np.nonzero((image[..., channel] > 120) & (image.sum(-1) < 400))
+            if len(xs) > 400:
+                points = (landmarks() - 256).astype(np.float32) * size + (xs.mean(), ys.mean())
+                points = np.pad(points, ((0, 0), (0, 1))).astype(np.float32)
+                found.append(Face(points, alignment_points(points), np.zeros(3, np.float32)))
+        return sorted(found, key=lambda face: -face.size_px)
+
+    def close(self) -> None: ...
+
+
+def scene(red: int | None, green: int | None, wall: int = 0) -> np.ndarray:
+    """People in [128, 256], seen from x - 24 to x + 24, before a wall."""
+    image = np.full((128, 256, 3), wall, np.uint8)
+    for middle, colour in ((red, RED), (green, GREEN)):
+        if middle is not None:
+            image[40:88, middle - 24 : middle + 24] = colour
+            image[40:88, middle - 24 : middle + 24, 2] = middle // 2  # by which pictures differ
+    return image
+
+
+@pytest.fixture
+def two_people(tiny_weights):
+    with Pipeline.from_pretrained(tiny_weights, device="cpu", faces=TwoPeople()) as pipe:
+        yield pipe
+
+
+def shown_people(trainer: StandIn) -> list[str]:
+    """Whose colour is in the middle of each picture that is learned from."""
+    middles = [crop[len(crop) // 2, len(crop) // 2].astype(int) for crop in crops(trainer)]
+    return ["red" if red > green + 60 else "green" if green > red + 60 else "nobody" for red, green, _ in middles]
+
+
+FILM = [
+    *(scene(60 + n, None) for n in range(10)),  # she is there first, and moves
+    *(scene(70 + n, 190 + n) for n in range(10)),  # he comes, nearer to the camera
+    *(scene(None, 200 + n) for n in range(5)),  # she is hidden
+    *(scene(80, 205 - n) for n in range(10)),
+    *(scene(None, 80, wall=250) for _ in range(5)),  # the shot is cut: he sits in her place
+    *(scene(82, None) for _ in range(5)),
+]
+
+
+def test_one_person_is_followed_through_a_film_with_two(trainer, two_people, tmp_path, caplog):
+    caplog.set_level("INFO", "triportrait")
+    film = make(tmp_path / "film.mkv", FILM)
+    two_people.personalize([scene(64, None), film], steps=1)
+    assert set(shown_people(trainer)) == {"red"} and len(crops(trainer)) > 15
+    told = next(record.getMessage() for record in caplog.records if "taken evenly out of 45 frames" in record.message)
+    assert told.endswith("; 5 of them show a face in another place or shot, which may be somebody else's, "
+                         "and are left out")  # fmt: skip
+
+
+def test_a_face_is_chosen_of_the_first_picture_alone(trainer, two_people, tmp_path, caplog):
+    """Of the group photo the second from the left; of all others the largest face. A film goes on from its portrait."""
+    caplog.set_level("INFO", "triportrait")
+    group, single = scene(190, 70), scene(100, None)
+    two_people.personalize([group, single, scene(60, None), group], steps=1, face=2)
+    assert shown_people(trainer) == ["red"] * 3, "the same group again is not read as somebody else's picture"
+    film = make(tmp_path / "film.mkv", FILM)
+    two_people.personalize([film], steps=1, face=2)
+    assert set(shown_people(trainer)) == {"green"} and len(crops(trainer)) > 10
+    assert "come before the frame that is the portrait, and are left out" in caplog.text
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number, image in enumerate((group, single, scene(60, None))):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    two_people.personalize(folder, steps=1, face=2)
+    assert shown_people(trainer) == ["red"] * 3, "the portrait of a folder is not read a second time"
+    with pytest.raises(InputError, match="--face: expected 1 to 1, counted from the left, got 2; source shows no more"):
+        two_people.personalize([single, group], steps=1, face=2)
+    two_people.personalize([single, group], steps=1)
+    assert "source: 2 faces, the largest is taken; cut out another to take it" in caplog.text
 
 
 def test_a_pipeline_in_half_precision_learns_in_float32(trainer, photo):
@@ -323,3 +406,16 @@ def test_previews_are_pictures_that_say_what_they_are(command, trainer, photo, t
     assert shown.shape == (S, 4 * S, 3)
     assert abs(shown.mean() - 150) < 1
     assert main(["verify", str(tmp_path / "out.png")]) == 0
+
+
+def test_a_preview_that_cannot_be_written_is_told_once(command, trainer, photo, tmp_path, monkeypatch):
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise InputError(f"{path}: the disk is full")
+
+    monkeypatch.setattr("triportrait.serve.jobs.personalize.write_picture", refuse)
+    trainer.steps = [{"preview": torch.full((S, 4 * S, 3), 90, dtype=torch.uint8)}] * 3
+    code, said = command(photo, tmp_path / "out.safetensors", "--preview")
+    assert code == 0, said
+    assert said.count("out.png: the disk is full; no more previews are written") == 1
+    assert load_person(tmp_path / "out.safetensors", trainer.told["portrait"]).card["steps"] == 1
+    assert not (tmp_path / "out.png").exists()

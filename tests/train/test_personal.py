@@ -21,6 +21,7 @@ from triportrait.train.data.pictures import photograph
 from triportrait.train.data.scene_sampling import expressions, filming_cameras, population
 from triportrait.train.personal import GivenPictures, RefineConfig, forget, motion_bank, refine, refinement
 from triportrait.train.personal.refinement import TIMED, change_of, lr_factor
+from triportrait.train.personal.updates import LearnedPerson
 from triportrait.train.stages.motion import motion_of
 
 STRANGER = 900_000  # a seed that no training uses
@@ -228,6 +229,25 @@ def test_the_source_is_never_kept_aside(networks, given, count, aside):
     rows, kept = given.take(torch.zeros(count, dtype=torch.long)).split()
     assert kept.tolist() == aside
     assert sorted([*rows.tolist(), *aside]) == list(range(count)) and 0 in rows
+
+
+def test_updates_stay_small_beside_their_weights(networks, given):
+    portrait, _ = networks
+    learned = LearnedPerson(portrait, 2, torch.Generator().manual_seed(1))
+    assert learned.update_size() == 0
+    weights, values = dict(portrait.named_parameters()), learned.learned()
+    shares = []
+    for name in [name.removesuffix(".up") for name in values if name.endswith(".up")]:
+        torch.nn.init.normal_(values[f"{name}.up"])
+        update = values[f"{name}.up"] @ values[f"{name}.down"]
+        shares.append((update.square().sum() / weights[name].square().sum()).item())
+    assert learned.update_size().item() == pytest.approx(sum(shares) / len(shares), rel=1e-4)
+
+    def size_with(weight):
+        person = refine(*networks, given, dataclasses.replace(STEPS, small_updates=weight))
+        return sum(update.delta(weights[name]).square().sum().item() for name, update in person.updates.items())
+
+    assert size_with(1e4) < 0.5 * size_with(0.0)
 
 
 def test_without_rank_the_planes_alone_are_learned(networks, given):

@@ -37,7 +37,8 @@ class RefineConfig:
         picture, opacity: weights of a given picture's terms. eye_mouth_boost: as in training.
         view_opacity, view_depth: weights of the pseudo views' terms: the sides keep the frozen network's shape.
         motion: weight of the term by which a change of expression stays the frozen network's.
-        small: weight of the mean squares of the residual and of the updates, which so stay small.
+        small: weight of the mean square of the residual, which so stays small.
+        small_updates: weight of the squares of the updates over those of their weights, which so stay small.
     """
 
     minutes: float | None = MINUTES
@@ -54,6 +55,7 @@ class RefineConfig:
     view_depth: float = 0.6
     motion: float = 0.5
     small: float = 1e-2
+    small_updates: float = 1.0
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):

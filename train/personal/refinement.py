@@ -144,7 +144,8 @@ class _Refinement:
             loss, error = self._picture_loss(row, of_rays)
             if number % config.views_every == 0:
                 loss = loss + self._views_loss(self._views(rng), of_rays)
-            loss = loss + config.small * self.learned.size()
+            loss = loss + config.small * self.learned.residual_size()
+            loss = loss + config.small_updates * self.learned.update_size()
             self.adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
         value, squared = torch.stack([loss.detach(), error]).cpu().tolist()  # a GPU is waited for here alone

@@ -21,9 +21,15 @@ class _Update(nn.Module):
         down = torch.randn(rank, columns, generator=generator) / columns**0.5
         self.up = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
         self.down = nn.Parameter(down.to(weight.device))
+        self._weight_square = weight.detach().square().sum().item()
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + (self.up @ self.down).view(weight.shape).to(weight.dtype)
+
+    def size(self) -> Tensor:
+        """Return |up @ down|² / |weight|², by products of [R, R] alone; of a weight of zeros |up @ down|²."""
+        square = ((self.up.T @ self.up) * (self.down @ self.down.T)).sum()
+        return square / (self._weight_square or 1.0)
 
 
 class LearnedPerson(nn.Module):
@@ -54,10 +60,14 @@ class LearnedPerson(nn.Module):
             parametrize.register_parametrization(layer, "weight", update)
             self._updated[name] = update
 
-    def size(self) -> Tensor:
-        """Return how far all is from nothing: the mean square of the residual, and of the updates' `up` beside it."""
-        ups = [update.up.square().mean() for update in self._updated.values()]
-        return self.planes.square().mean() + (torch.stack(ups).mean() if ups else 0.0)
+    def residual_size(self) -> Tensor:
+        """Return the mean square of the residual."""
+        return self.planes.square().mean()
+
+    def update_size(self) -> Tensor:
+        """Return the mean over the updated weights W of |up @ down|² / |W|², sums of squares; 0 without any."""
+        sizes = [update.size() for update in self._updated.values()]
+        return torch.stack(sizes).mean() if sizes else self.planes.new_zeros(())
 
     def learned(self) -> dict[str, nn.Parameter]:
         """Name what is learned: "planes", and "NAME.up" and "NAME.down" of each weight that is updated."""

@@ -1,0 +1,144 @@
+"""Aligns the pictures of one person, which may be folders and films, for the trainer that refines the networks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from triportrait.core.errors import InputError
+from triportrait.core.person import MOST_PICTURES
+from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.faces.one_person import LeftOut, OnePerson
+from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.media.pictures.file_type import is_picture
+from triportrait.serve.media.video.clips import Frame
+from triportrait.serve.picture_inputs import Picture
+from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
+
+MOST_FRAMES = 1500  # of a film or a folder, from its beginning
+
+logger = logging.getLogger(__name__)
+
+
+def listed(sources: Picture | Iterable[Picture]) -> list[Picture]:
+    """List the sources that a user gave, one or several. Raises: `InputError` where there are none, or too many."""
+    if isinstance(sources, str | os.PathLike | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim == 3):
+        return [sources]
+    if not isinstance(sources, Iterable) or isinstance(sources, bytes | bytearray | dict):
+        raise InputError(
+            f"sources: expected pictures of one person, or paths of them, got {type(sources).__name__}; convert it"
+        )
+    found = list(islice(sources, MOST_PICTURES + 1))
+    if not 1 <= len(found) <= MOST_PICTURES:
+        count = "none" if not found else f"more than {MOST_PICTURES}"
+        raise InputError(
+            f"sources: expected 1 to {MOST_PICTURES} pictures of one person, got {count}; name as many, or a folder or "
+            "a film, of which pictures are taken evenly"
+        )
+    return found
+
+
+def holds_several(source: Picture) -> bool:
+    """Tell whether a source is a folder or a film."""
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = Path(source)
+    return path.is_dir() or (path.exists() and not is_picture(path))
+
+
+def all_faces(
+    sources: Sequence[Picture],
+    portrait: SourcePicture,
+    first: AlignedFace,
+    read: Callable[[Picture], tuple[SourcePicture, AlignedFace]],
+    tracker: Callable[[], FaceTracker],
+    params: Path | None,
+) -> list[AlignedFace]:
+    """Align the face of every picture of one person, of long films and folders of some pictures taken evenly.
+
+    Of a picture the largest face is taken; through a film one person is followed, see `OnePerson`.
+
+    Args:
+        sources: as `listed` gives them.
+        portrait, first: the picture that is the source, and its face; pictures that are it again are left out.
+        read: reads one picture and aligns its face.
+        tracker: makes what finds the face of a frame, unsmoothed.
+        params: the folder with the files of the faces.
+
+    Returns:
+        At most MOST_PICTURES faces; the source is the first.
+    """
+    several = [source for source in sources if holds_several(source)]
+    each = (MOST_PICTURES - 1 - (len(sources) - len(several))) // max(len(several), 1)
+    faces: list[AlignedFace] = []
+    for number, source in enumerate(sources):
+        if holds_several(source):
+            film = DrivingFrames.open(Path(str(source)), params, MOST_FRAMES)
+            faces += _faces_of(film, portrait, number == 0, tracker, max(each, 1))
+        elif number:
+            picture, face = read(source)
+            faces += [] if np.array_equal(picture.image, portrait.image) else [face]
+    others = [face for face in faces if not np.array_equal(face.crop, first.crop)]
+    return [first, *others][:MOST_PICTURES]
+
+
+def _faces_of(
+    film: DrivingFrames, portrait: SourcePicture, leads: bool, tracker: Callable[[], FaceTracker], most: int
+) -> list[AlignedFace]:
+    """Align the faces of at most `most` frames, taken evenly; `leads`: the portrait is one of them."""
+    person = None
+    if film.needs_finder and not film.clip.is_pictures and (following := tracker()).provider is not None:
+        start = (portrait.image, portrait.face) if leads and portrait.face is not None else None
+        person = OnePerson(following, start)
+
+    def align(frame: Frame, is_taken: bool) -> AlignedFace | LeftOut | None:
+        if person is not None:
+            found = person.look(frame.image, frame.time_s)  # in every frame: the next one is sought beside it
+            if isinstance(found, LeftOut):
+                return found
+            return person.cut_out(frame.image, found) if is_taken else None
+        if not is_taken or np.array_equal(frame.image, portrait.image):
+            return None
+        face = film.face(frame, tracker())
+        return face if face.found else LeftOut.NO_FACE
+
+    with closing(film.clip.frames(MOST_FRAMES)) as frames:
+        kept, count = _evenly(frames, most, film.clip.frame_count, align)
+    left_out = Counter(each for each in kept if isinstance(each, LeftOut))
+    told = "".join(f"; {number} of them {why.value}, and are left out" for why, number in left_out.items())
+    logger.info("%s: %d pictures, taken evenly out of %d frames%s", film.name, len(kept), count, told)
+    if film.clip.frame_count is not None and film.clip.frame_count > MOST_FRAMES:
+        logger.info("%s: its first %d frames are looked through", film.name, MOST_FRAMES)
+    for warning in film.new_warnings():
+        logger.warning("%s", warning)
+    return [each for each in kept if isinstance(each, AlignedFace)]
+
+
+def _evenly(
+    frames: Generator[Frame, None, None], most: int, expected: int | None,
+    align: Callable[[Frame, bool], AlignedFace | LeftOut | None],
+) -> tuple[list[AlignedFace | LeftOut | None], int]:  # fmt: skip
+    """Align every so many frames; where more come than expected, every other one is let go.
+
+    `align` is called for all, and told whether a frame is taken. Return what it gave of those, and how many there were.
+    """
+    stride, count = 1 if expected is None else max(1, math.ceil(min(expected, MOST_FRAMES) / most)), 0
+    kept: list[AlignedFace | LeftOut | None] = []
+    for frame in frames:
+        is_taken = count % stride == 0
+        aligned = align(frame, is_taken)
+        if is_taken:
+            kept.append(aligned)
+        count += 1
+        if len(kept) > most:
+            kept, stride = kept[::2], 2 * stride
+    return kept, count
