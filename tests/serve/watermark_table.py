@@ -100,9 +100,10 @@ def subjects() -> dict[str, Frames]:
 def unmarked(count: int) -> list[np.ndarray]:
     """Crops of pictures of the documentation, of photographs, heads and noise, at sizes of their own.
 
-    Pictures of surfaces are left out: their ground is of one grey, in which no sign is a coin of its own.
+    Pictures of surfaces are left out: their ground is of one grey, in which no sign is a coin of its own. So are sheets
+    that came after the tables.
     """
-    left_out = ("provenance", "geometry")
+    left_out = ("provenance", "geometry", "personal")
     whole = [read_picture(p) for p in sorted(DOCS.rglob("*.png")) if not {p.parent.name, p.stem} & {*left_out}]
     whole += [photograph(512, 1)[0], talking(512, 9)[8], heads(512, 1)[0], noise(512, 1)[0]]
     rng = np.random.default_rng(11)
