@@ -62,8 +62,20 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; progress bars of tqdm give way to it and are drawn again below."""
+        """Write a line; progress bars of tqdm give way to it and are drawn again below.
+
+        What a bar raises is told as what a line raises is, by `handleError`; the line is written nevertheless.
+        """
         self.stream = sys.stderr
-        bars = sys.modules.get("tqdm")  # nobody shows a bar who has not loaded it
-        with nullcontext() if bars is None else bars.tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
+        bar = getattr(sys.modules.get("tqdm"), "tqdm", None)  # nobody shows a bar who has not loaded it whole
+        is_written = False
+        try:
+            with nullcontext() if bar is None else bar.external_write_mode(file=self.stream):
+                super().emit(record)
+                is_written = True
+        except RecursionError:  # as in `logging.StreamHandler`
+            raise
+        except Exception:
+            if not is_written:
+                super().emit(record)
+            self.handleError(record)

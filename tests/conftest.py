@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from _pytest.mark.expression import Expression
+
+from tests.signals import signals_kept
 
 # Workers of `pytest -n` share the cores, and so do the processes that they start.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -78,11 +79,8 @@ def quiet_torch() -> None:
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
     """A command that was stopped ignores further signals, as its process is about to end: here the process goes on."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        if signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
+    with signals_kept():
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,14 +6,15 @@ The given pictures come with their true cameras and landmarks. `triportrait pers
 with errors of its own: the table says what a refinement brings at best, not what the command brings.
 
 The networks are the package's own, before and after. OUT gets table.md, table.json, sheet.png, and a picture of each
-row of the sheet in rows/. What is there already of the same weights is not measured again, and stays in the table and
-on the sheet.
+row of the sheet in rows/. What is there already of the same networks and the same RefineConfig is not measured again,
+and stays in the table and on the sheet.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -47,6 +48,14 @@ STRANGER = 900_000  # the first seed of the people
 FRONT, SIDE = 4, 4  # pictures of each person that are not given
 AXES = ("jaw", "blink")
 COLUMNS = ["source", "truth", "before", "after"]
+NUMBERS = (
+    *(f"{where} {what}" for where in ("front", "side") for what in ("psnr", "psnr face", "sharpness")),
+    *(f"{axis} {what}" for axis in AXES for what in ("correlation", "gain")),
+)
+KEY = ("weights", "encoder", "seed", "pictures", "learned", "config")  # what tells a row from all others
+TOLD = ("seconds", "steps", "updates", "residual")  # of its refinement
+PLACE = ("commit", "torch", "machine", "cores", "threads")
+LENGTH = ("minutes", "steps")  # the fields of a RefineConfig that "learned" says
 
 
 def person_pictures(portrait: Portrait4D, seed: int, count: int) -> tuple[Pictures, Pictures]:
@@ -133,9 +142,27 @@ def measured_row(
     person: Person = refine(portrait, encoder, given, config)
     seconds = time.monotonic() - began
     after, refined = measured(person.refined(portrait), encoder, person.planes, source, others, seed)
-    numbers = {"seconds": round(seconds, 1), "steps": person.card["steps"], "before": before, "after": after}
+    numbers = {
+        "seconds": round(seconds, 1), "steps": person.card["steps"], **sizes(person, portrait), "before": before,
+        "after": after,
+    }  # fmt: skip
     views = (others.image, plain, refined)
     return numbers, [[source.image, *(view[which : which + 1] for view in views)] for which in (0, FRONT)]
+
+
+def sizes(person: Person, portrait: Portrait4D) -> dict[str, float]:
+    """Return how large what was learned is: what `small_updates` and `small` of a RefineConfig keep small, as roots.
+
+    Returns:
+        updates: |up down| / |W|, the root of the mean of its squares over the updated weights W; 0 without any.
+        residual: of the planes, the root of the mean square.
+    """
+    shares = []
+    for name, update in person.updates.items():
+        weight = portrait.get_parameter(name).detach()
+        shares.append(update.delta(weight).square().sum().item() / (weight.square().sum().item() or 1.0))
+    mean = sum(shares) / len(shares) if shares else 0.0
+    return {"updates": mean**0.5, "residual": person.planes.square().mean().item() ** 0.5}
 
 
 def photograph_first(pictures: Pictures) -> Pictures:
@@ -162,12 +189,24 @@ def read_rows(path: Path) -> list[list[Tensor]]:
     return [list(row.split(side, 3)) for row in pixels.split(side, 2)]
 
 
+def is_whole(row: dict[str, Any]) -> bool:
+    """Tell whether a row has all that the table shows; those of earlier versions of this script may not."""
+    return (
+        row.keys() >= {*KEY, *TOLD, "before", "after", "where"}
+        and row["where"].keys() >= set(PLACE)
+        and all(row[when].keys() >= set(NUMBERS) for when in ("before", "after"))
+    )
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Write the means over people as tables, one for each weights, machine and commit.
+    """Write the means over people as tables, one for each networks, config, machine and commit.
 
     A line is of a number of pictures and a length of learning, before → after.
     """
-    told = ["Means over people. Cameras and landmarks of the given pictures are the true ones."]
+    told = [
+        "Means over people. Cameras and landmarks of the given pictures are the true ones. Updates: |up down| over the",
+        "|W| of their weights, residual: of the planes; both root mean squares.",
+    ]
     for where in sorted({_place(each) for each in rows}):
         told += ["", where, "", *_lines([each for each in rows if _place(each) == where])]
     return "\n".join(told) + "\n"
@@ -175,21 +214,22 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def _place(row: dict[str, Any]) -> str:
     where = row["where"]
+    config = ", ".join(f"{name} {value}" for name, value in row["config"].items() if name not in LENGTH)
     return (
-        f"Weights {row['weights'][:12]}, {where['machine']}, {where['cores']} cores, {where['threads']} threads, torch "
-        f"{where['torch']}, commit {where['commit'] or 'unknown'}:"
+        f"Weights {row['weights'][:12]}, motion encoder {row['encoder'][:12]}, {where['machine']}, {where['cores']} "
+        f"cores, {where['threads']} threads, torch {where['torch']}, commit {where['commit'] or 'unknown'}; {config}:"
     )
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[str]:
-    names = list(rows[0]["before"])
-    lines = ["| pictures | learned | people | s | steps | " + " | ".join(names) + " |"]
-    lines.append("| ---: " * (5 + len(names)) + "|")
+    names = ["pictures", "learned", "people", "s", "steps", "updates", "residual", *NUMBERS]
+    lines = ["| " + " | ".join(names) + " |", "| ---: " * len(names) + "|"]
     for count, learned in sorted({(each["pictures"], each["learned"]) for each in rows}):
         group = [each for each in rows if (each["pictures"], each["learned"]) == (count, learned)]
-        seconds, steps = (sum(each[name] for each in group) / len(group) for name in ("seconds", "steps"))
+        seconds, steps, updates, residual = (sum(each[name] for each in group) / len(group) for name in TOLD)
         cells = [str(count), learned, str(len(group)), f"{seconds:.0f}", f"{steps:.0f}"]
-        for name in names:
+        cells += [f"{100 * updates:.2f} %", f"{residual:.4f}"]
+        for name in NUMBERS:
             first, then = (sum(each[when][name] for each in group) / len(group) for when in ("before", "after"))
             digits = 1 if "psnr" in name else 2
             cells.append(f"{first:.{digits}f} → {then:.{digits}f}")
@@ -204,6 +244,15 @@ def place_here() -> dict[str, Any]:
         **{name: here[name] for name in ("commit", "date", "torch", "machine")},
         "cores": os.cpu_count(), "threads": torch.get_num_threads(),
     }  # fmt: skip
+
+
+def tensors_hash(network: torch.nn.Module) -> str:
+    """Return the SHA-256 of all tensors of a network, by their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def configs(minutes: list[float], steps: list[int]) -> dict[str, RefineConfig]:
@@ -224,20 +273,27 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     done = options.out / "table.json"
-    rows: list[dict[str, Any]] = json.loads(done.read_text())["rows"] if done.exists() else []
+    known: list[dict[str, Any]] = json.loads(done.read_text())["rows"] if done.exists() else []
+    rows = [each for each in known if is_whole(each)]
+    lacking = [each for each in known if not is_whole(each)]
+    if lacking:
+        print(f"{done}: {len(lacking)} of {len(known)} rows lack what the table shows now; they stay there alone")
     portrait, encoder = load_pair(weights_folder("demo"))
     portrait.fold().eval()
-    weights = weights_hash(portrait)
+    networks = {"weights": weights_hash(portrait), "encoder": tensors_hash(encoder)}
     for seed in range(STRANGER, STRANGER + options.heads):
         for count in options.pictures:
             for learned, config in configs(options.minutes, options.steps).items():
-                key = {"weights": weights, "seed": seed, "pictures": count, "learned": learned}
+                key = {
+                    **networks, "seed": seed, "pictures": count, "learned": learned, "config": config.to_dict()
+                }  # fmt: skip
                 if any(key.items() <= each.items() for each in rows):
                     continue
                 numbers, pictures = measured_row(portrait, encoder, seed, count, config)
                 write_rows(options.out / "rows" / name_of(key), pictures)
                 rows.append({**key, **numbers, "where": place_here()})
-                write_text(done, json.dumps({"rows": rows}, indent=1) + "\n")
+                write_text(done, json.dumps({"rows": [*lacking, *rows]}, indent=1) + "\n")
+                write_text(options.out / "table.md", table(rows))
                 print(json.dumps(rows[-1]), flush=True)
     write_text(options.out / "table.md", table(rows))
     write_sheets(options.out, rows)
@@ -246,7 +302,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def name_of(row: dict[str, Any]) -> str:
     """Name the file with the pictures of a row."""
-    return f"{row['weights'][:12]}-{row['seed']}-{row['pictures']}-{row['learned'].replace(' ', '')}.png"
+    digest = hashlib.sha256(json.dumps([row[name] for name in KEY], sort_keys=True).encode()).hexdigest()
+    return f"{row['seed']}-{row['pictures']}-{row['learned'].replace(' ', '')}-{digest[:12]}.png"
 
 
 def write_sheets(out: Path, rows: list[dict[str, Any]]) -> None:

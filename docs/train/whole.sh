@@ -16,7 +16,11 @@ mkdir -p "$1"
 cd "$1"
 
 say() { echo "\$ python ${*:2}"; "$@"; }
-job() { echo "\$ triportrait ${*//$top\//}"; "$python" -m triportrait "$@"; }
+job() { echo "\$ triportrait ${*//"$top/"/}"; "$python" -m triportrait "$@"; }
+
+# keeps of a progress bar its end, in the log of a step that failed, too
+ends_of_bars() { LC_ALL=C awk '{ sub(/.*\r/, ""); print }' log.txt > log.part; mv log.part log.txt; }
+trap ends_of_bars EXIT
 
 {
 # films and stills as somebody finds them, and the parameters of the heads in them
@@ -40,7 +44,7 @@ job train stage2 --data clips --static static --flame open-head --out run_stage2
 
 # the paper's Table 1 on two of the films, networks of metrics by rule; a mesh of a photograph
 mkdir -p measured
-for name in anna ben; do cp -n "raw/films/$name/plain.mp4" "measured/$name.mp4"; done
+for name in anna ben; do [ -e "measured/$name.mp4" ] || cp "raw/films/$name/plain.mp4" "measured/$name.mp4"; done
 [ -e measured/p4d-table1.jsonl ] || job evaluate protocol measured --crop aligned --size 128 --frames 12
 job evaluate run measured/p4d-table1.jsonl --weights weights --out results
 job evaluate score results --protocol measured/p4d-table1.jsonl --networks rule
@@ -48,4 +52,3 @@ job evaluate table results --protocol measured/p4d-table1.jsonl --out table --ov
 job mesh "$top/docs/demo/portrait.jpg" head.glb --weights weights --resolution 128 --overwrite
 echo "$SECONDS s in all"
 } 2>&1 | tee log.txt
-sed -i 's/.*\r//' log.txt  # of a progress bar its end

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from types import ModuleType
 
 import pytest
 from tqdm import tqdm
@@ -74,6 +75,32 @@ def test_a_line_does_not_end_in_a_progress_bar(flags, capsys, monkeypatch):
     said = [line for line in lines if "a step" in line or "a doubt" in line]
     assert len(said) == 2
     assert not any("training" in line for line in said)
+
+
+def test_a_tqdm_that_is_loaded_by_half_shows_no_bar(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", ModuleType("tqdm"))
+    monkeypatch.setattr(Doctor, "run", speaks)
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().err.splitlines() == ["a step", "warning: a doubt"]
+
+
+@pytest.mark.parametrize("when", ["clear", "refresh"])
+def test_a_bar_that_cannot_be_drawn_costs_no_line_and_no_caller(when, capsys, monkeypatch):
+    """Of a bar whose terminal is gone, before the line or after it."""
+
+    def is_gone(*given: object, **named: object) -> None:
+        raise OSError(f"no terminal to {when} it in")
+
+    def shows_a_bar(self: Doctor) -> int:
+        with tqdm(total=2, file=sys.stderr, desc="training"), monkeypatch.context() as broken:
+            broken.setattr(tqdm, when, is_gone)
+            return speaks(self)
+
+    monkeypatch.setattr(Doctor, "run", shows_a_bar)
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().err
+    assert [said.count(f"{line}\n") for line in ("a step", "warning: a doubt")] == [1, 1]
+    assert said.count(f"OSError: no terminal to {when} it in") == 2
 
 
 def test_of_several_processes_the_first_speaks_and_all_tell_of_errors(capsys, monkeypatch):

@@ -20,6 +20,7 @@ from triportrait.train import ablations
 from triportrait.train.ablations import TABLE, Columns, RowName, ablated, with_columns
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import PictureSet, open_set
+from triportrait.train.networks import InitFrom, check_required_files
 from triportrait.train.presets import STAGE_PRESETS, paper, tiny_stages
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages.initialize import reads_motion
@@ -234,6 +235,22 @@ def test_without_a_row_data_and_out_are_missing(capsys):
     assert "train: --data and --out are missing; `triportrait train --help` lists" in capsys.readouterr().err
     assert cli.main(["train", "stage1", "--data", "some"]) == 2
     assert "train: --out is missing; " in capsys.readouterr().err
+
+
+def test_rows_without_pseudo_views_need_a_static_synthesizer_only_to_begin_as(material, tmp_path, capsys):
+    for row in ROWS:
+        with pytest.raises(InputError) as refused:
+            check_required_files("stage2", ablated(paper(), row), InitFrom())
+        assert ("--static" in str(refused.value)) == (row != "A")
+    more = ["--images", 4, "--precision", "fp32", "--adversarial", 0]
+    without = words(material, None, tmp_path / "run", *more)
+    at = without.index("--static")
+    del without[at : at + 2]
+    assert cli.main([*without, "--ablation", "B"]) == 2
+    assert "static: expected the weights of the static synthesizer for stage 2" in capsys.readouterr().err
+    assert cli.main([*without, "--ablation", "A"]) == 0
+    without[without.index("--out") + 1] = str(tmp_path / "begun")
+    assert cli.main([*without, "--ablation", "B", "--init", str(material / "static")]) == 0
 
 
 @pytest.mark.parametrize("row", ROWS)

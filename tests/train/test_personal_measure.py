@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from docs.personal import measure
 from tests.train import little
+from triportrait.core.person import LowRank, Person, refinable_weights
 
 
 @pytest.fixture
@@ -38,6 +40,8 @@ def test_rows_are_measured_once_for_each_weights_and_all_are_on_the_sheet(networ
         ("1 step", 1, 1), ("2 steps", 1, 2), ("1 step", 1, 1)
     ]  # fmt: skip
     assert rows[0]["weights"] == rows[1]["weights"] != rows[2]["weights"]
+    assert all(each["updates"] > 0 and each["residual"] > 0 for each in rows)
+    assert set(rows[0]["before"]) == set(measure.NUMBERS)
     assert rows[0]["before"] == rows[1]["before"] and rows[0]["after"] != rows[1]["after"]
     assert all(each["where"]["cores"] and each["where"]["machine"] and "commit" in each["where"] for each in rows)
     table = (tmp_path / "table.md").read_text()
@@ -48,3 +52,78 @@ def test_rows_are_measured_once_for_each_weights_and_all_are_on_the_sheet(networ
     assert [len(row) for row in views] == [4, 4] and views[0][0].shape == (1, 3, 64, 64)
     assert torch.equal(views[0][0], measure.read_rows(tmp_path / "rows" / measure.name_of(rows[0]))[0][0])
     assert not torch.equal(views[0][2], views[0][3]), "the picture has changed"
+
+
+def test_rows_of_another_encoder_or_config_are_other_rows(networks, tmp_path, monkeypatch):
+    words = [str(tmp_path), "--heads", "1", "--pictures", "1", "--steps", "1"]
+    assert measure.main(words) == 0
+    with torch.no_grad():
+        next(networks[1].parameters()).add_(0.01)
+    assert measure.main(words) == 0
+    configs = measure.configs
+
+    def others(*given):
+        return {name: dataclasses.replace(each, small_updates=10.0) for name, each in configs(*given).items()}
+
+    monkeypatch.setattr(measure, "configs", others)
+    assert measure.main(words) == 0
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [each["config"]["small_updates"] for each in rows] == [1.0, 1.0, 10.0]
+    assert rows[0]["encoder"] != rows[1]["encoder"] == rows[2]["encoder"]
+    assert len({measure.name_of(each) for each in rows}) == 3
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| 1 | 1 step | 1 |") == 3 and "small_updates 10.0" in table, "nothing is a mean over the three"
+
+
+def test_rows_that_lack_what_the_table_shows_are_left_out_before_anything_is_measured(
+    networks, tmp_path, monkeypatch, capsys
+):
+    words = [str(tmp_path), "--heads", "1", "--pictures", "1", "--steps", "1"]
+    assert measure.main(words) == 0
+    done = tmp_path / "table.json"
+    (row,) = json.loads(done.read_text())["rows"]
+    old = [{name: value for name, value in row.items() if name != "where"}]
+    old += [{**row, "before": {"front psnr": 1.0}}, {**row, "where": {"commit": None}}]
+    done.write_text(json.dumps({"rows": old}))
+    capsys.readouterr()
+
+    def told_first(*given):
+        assert "3 of 3 rows lack what the table shows now" in capsys.readouterr().out
+        raise KeyboardInterrupt
+
+    refine = measure.refine
+    monkeypatch.setattr(measure, "refine", told_first)
+    with pytest.raises(KeyboardInterrupt):
+        measure.main(words)
+    monkeypatch.setattr(measure, "refine", refine)
+    assert measure.main(words) == 0
+    assert json.loads(done.read_text())["rows"][:3] == old, "nothing is lost"
+    assert (tmp_path / "table.md").read_text().count("| 1 | 1 step | 1 |") == 1
+
+
+def test_the_table_is_written_after_each_row(networks, tmp_path, monkeypatch):
+    refine = measure.refine
+
+    def breaks_off(*given):
+        if given[3].steps == 2:
+            raise KeyboardInterrupt
+        return refine(*given)
+
+    monkeypatch.setattr(measure, "refine", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        measure.main([str(tmp_path), "--heads", "1", "--pictures", "1", "--steps", "1", "2"])
+    assert "| 1 | 1 step | 1 |" in (tmp_path / "table.md").read_text()
+
+
+def test_updates_are_told_as_a_share_of_their_weights():
+    portrait = little.portrait(motion=True)
+    updates, shares = {}, []
+    for number, (name, layer) in enumerate(refinable_weights(portrait)):
+        weight = layer.weight.detach().flatten(1)
+        shares.append(0.3 if number % 2 else 0.4)
+        updates[name] = LowRank(shares[-1] * weight, torch.eye(weight.shape[1]))
+        assert weight.any()
+    planes = torch.full((1, 3, 4, 4, 2), 0.5)
+    told = measure.sizes(Person(planes, updates, "weights", torch.zeros(32, 32, 3, dtype=torch.uint8)), portrait)
+    assert told == pytest.approx({"updates": (sum(share**2 for share in shares) / len(shares)) ** 0.5, "residual": 0.5})
+    assert measure.sizes(Person(planes, {}, "weights", planes), portrait)["updates"] == 0

@@ -219,12 +219,13 @@ class Stage2(ColumnOptions, MeasuredStage):
     """Train reenactment from pairs of expressions and pseudo views (stage 2), on one process or on several."""
 
     static: OptionalStr = None
-    """Weights folder of the static synthesizer that draws pseudo views, and that stage 2 begins as."""
+    """Weights folder of the static synthesizer that draws pseudo views, and that stage 2 begins as; not needed where
+    neither is so: real frames alone (--real-driving 1 --real-target 1), begun by --init or --weights."""
     motion: str = "demo"
     """Weights folder of the motion encoder, of any kind; the network takes as many numbers as it gives."""
     flame: OptionalStr = None
     """Head model of clips of tracked faces: a weights folder with FLAME's tables, a converted FLAME file or open-head;
-    by default open-head where the clips are of it, else that of --static."""
+    by default open-head where the clips are of it, else that of --static or --init."""
     decoder: Literal["auto", "av", "dali"] = "auto"
     """Decoder of clips; auto is DALI on a GPU where it is installed, else PyAV."""
     most_skipped: float = 0.05
