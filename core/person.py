@@ -243,13 +243,15 @@ def load_person(path: Path, portrait: Portrait4D) -> Person:
         InputError: it is missing, damaged, no person's file, made for networks of other sizes, or changed meanwhile.
     """
     with _refusals(path):
-        header, card = _read_header(path)
-        with safe_open(path, "pt") as file:  # it refuses headers that are none, and tensors that do not fill the file
-            _check_sizes(path, header, portrait)
-            digest = sha256(path)
+        with _opened(path, portrait):  # a file of another size is not read whole
+            pass
+        digest = sha256(path)  # what is kept is read between two equal ones: another file may take the place any time
+        with _opened(path, portrait) as (file, header, card):
             tensors = {name: file.get_tensor(name) for name in header}
         if sha256(path) != digest:
-            raise ValueError("it was changed while it was read")
+            raise InputError(
+                f"{path}: expected a file that stays as it is while it is read, it was changed meanwhile; try again"
+            )
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise InputError(f"{path}: {shown(name)} holds numbers that are not finite; {_REMAKE}")
@@ -261,6 +263,15 @@ def load_person(path: Path, portrait: Portrait4D) -> Person:
     person = Person(tensors["planes"].float(), updates, card["weights"], tensors["thumbnail"], card["card"])
     object.__setattr__(person, "file_sha256", digest)
     return person
+
+
+@contextmanager
+def _opened(path: Path, portrait: Portrait4D) -> Iterator[tuple[Any, dict[str, Any], dict[str, Any]]]:
+    """Open a person's file for these networks: its tensors by name, what its header tells of them, and its card."""
+    header, card = _read_header(path)
+    with safe_open(path, "pt") as file:  # it refuses headers that are none, and tensors that do not fill the file
+        _check_sizes(path, header, portrait)
+        yield file, header, card
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from triportrait.core.person import REFINED, Person, weights_hash, with_parts
 from triportrait.core.portrait import Portrait4D
 from triportrait.serve.cuda_graph import Copies, Graphs
 from triportrait.serve.freed_memory import keep_freed_memory
+from triportrait.serve.weight_loading import IsSame, Networks
 
 
 class NetworkOnDevice:
@@ -29,7 +30,7 @@ class NetworkOnDevice:
         dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
         beside: what others keep for this device and these captures, by name; it is forgotten with them.
         refined: the networks of people that are shown, as long as somebody holds them; see `refined.refined_by`.
-        reload: loads the same networks once more, `weight_loading.reloading`; None where they are of no folder.
+        reload: loads the same networks once more, `WeightFiles.load_again`; None where they are of no folder.
         is_rounded: whether `keep_half` has rounded the weights.
 
     Args:
@@ -49,7 +50,7 @@ class NetworkOnDevice:
         self.portrait, self.motion_encoder = portrait.fold().eval(), motion_encoder
         self.static = static
         self.dtype: torch.dtype | None = None
-        self.reload: Callable[[], Portrait4D] | None = None
+        self.reload: Callable[[IsSame], Networks] | None = None
         self.is_rounded = False
         self._before_rounding: dict[str, nn.Module] = {}
         self._weights_hash: str | None = None
@@ -164,9 +165,22 @@ class NetworkOnDevice:
         """
         if self.is_rounded and not self._before_rounding:
             assert self.reload is not None, "else they were kept"
-            loaded = self.reload()
+            loaded, _ = self.reload(self.is_same)
             self._before_rounding = {name: loaded.get_submodule(name).eval() for name in REFINED}
         return with_parts(self.portrait, self._before_rounding)
+
+    def is_same(self, portrait: Portrait4D, motion_encoder: MotionEncoder) -> bool:
+        """Tell whether networks as they were loaded are these, number by number in the precision that these have.
+
+        Args:
+            portrait: its super-resolution is folded in place. motion_encoder: does not count where these are static.
+        """
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.portrait, portrait.fold())]
+        if not self.static:
+            pairs.append((self.motion_encoder, motion_encoder))
+            if motion_encoder.card() != self.motion_encoder.card():
+                return False
+        return portrait.config == self.portrait.config and all(_are_equal(*pair) for pair in pairs)
 
     @property
     def weights_hash(self) -> str:
@@ -204,3 +218,11 @@ class NetworkOnDevice:
     def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
         """Begin to copy a tensor to the host; the function that comes back waits for it."""
         return tensor.numpy if self._copies is None else self._copies.download(tensor)
+
+
+def _are_equal(ours: nn.Module, loaded: nn.Module) -> bool:
+    """Tell whether two modules hold the same numbers, once those that were loaded are rounded as ours are."""
+    mine, others = ({**dict(each.named_parameters()), **dict(each.named_buffers())} for each in (ours, loaded))
+    return mine.keys() == others.keys() and all(
+        torch.equal(tensor.cpu(), others[name].to(tensor.dtype)) for name, tensor in mine.items()
+    )

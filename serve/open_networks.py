@@ -19,7 +19,7 @@ from triportrait.serve.first_start import FirstStart
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.precision import DTYPES
 from triportrait.serve.reenactor import PreparedSource, Reenactor
-from triportrait.serve.weight_loading import copy_weights, files_of
+from triportrait.serve.weight_loading import WeightFiles, located
 
 
 class OpenNetworks:
@@ -32,17 +32,17 @@ class OpenNetworks:
         first_start: measures how long the first frame is waited for.
 
     Attributes:
-        weights: as given.
+        weights: as given; a folder by its whole path.
         times: how long each step took, see `time_parts`.
     """
 
     def __init__(
         self, reenactor: Reenactor, weights: str, faces: LazyProvider, first_start: FirstStart | None = None
     ) -> None:  # fmt: skip
-        self.weights, self.times = weights, PartTimes()
+        self.weights, self.times = located(weights), PartTimes()
         self._first_start = first_start or FirstStart(reenactor, "fp32")
         self._open: Reenactor | None = reenactor
-        self._files = files_of(weights)
+        self._files = WeightFiles(weights, reenactor.static)
         self._finder = faces
         self._captured = self._timed = False
         self._head_model: HeadModel | None = None
@@ -109,9 +109,9 @@ class OpenNetworks:
         The files that were loaded are copied, in their stored precision; each appears whole or not at all.
 
         Raises:
-            InputError: the files have changed since, or the folder cannot be written or holds other weights.
+            InputError: the weights have changed since, or the folder cannot be written or holds other weights.
         """
-        copy_weights(self.weights, self._files, Path(folder))
+        self._files.copy(Path(folder), lambda *loaded: self._reenactor.is_same(*loaded))
         return Path(folder)
 
     def _check_prepared(self, source: PreparedSource) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from triportrait.serve.picture_inputs import Picture
 from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
 
 MOST_FRAMES = 1500  # of a film or a folder, from its beginning
+SPARE = 4  # times as many pictures of a film are kept until it is known how often it shows the person
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def all_faces(
 ) -> list[AlignedFace]:
     """Align the face of every picture of one person, of long films and folders of some pictures taken evenly.
 
-    Of a picture the largest face is taken; through a film one person is followed, see `OnePerson`.
+    Of a picture the largest face is taken; through a film one person is followed, see `OnePerson`, and pictures are
+    taken from among the frames that show the person.
 
     Args:
         sources: as `listed` gives them.
@@ -77,8 +79,9 @@ def all_faces(
     Returns:
         At most MOST_PICTURES faces; the source is the first.
     """
-    several = [source for source in sources if holds_several(source)]
-    each = (MOST_PICTURES - 1 - (len(sources) - len(several))) // max(len(several), 1)
+    several = sum(holds_several(source) for source in sources)
+    single = sum(not holds_several(source) for source in sources[1:])
+    each = (MOST_PICTURES - 1 - single) // max(several, 1)
     faces: list[AlignedFace] = []
     for number, source in enumerate(sources):
         if holds_several(source):
@@ -95,50 +98,73 @@ def _faces_of(
     film: DrivingFrames, portrait: SourcePicture, leads: bool, tracker: Callable[[], FaceTracker], most: int
 ) -> list[AlignedFace]:
     """Align the faces of at most `most` frames, taken evenly; `leads`: the portrait is one of them."""
-    person = None
-    if film.needs_finder and not film.clip.is_pictures and (following := tracker()).provider is not None:
-        start = (portrait.image, portrait.face) if leads and portrait.face is not None else None
-        person = OnePerson(following, start)
-
-    def align(frame: Frame, is_taken: bool) -> AlignedFace | LeftOut | None:
-        if person is not None:
-            found = person.look(frame.image, frame.time_s)  # in every frame: the next one is sought beside it
-            if isinstance(found, LeftOut):
-                return found
-            return person.cut_out(frame.image, found) if is_taken else None
-        if not is_taken or np.array_equal(frame.image, portrait.image):
-            return None
-        face = film.face(frame, tracker())
-        return face if face.found else LeftOut.NO_FACE
-
     with closing(film.clip.frames(MOST_FRAMES)) as frames:
-        kept, count = _evenly(frames, most, film.clip.frame_count, align)
-    left_out = Counter(each for each in kept if isinstance(each, LeftOut))
-    told = "".join(f"; {number} of them {why.value}, and are left out" for why, number in left_out.items())
-    logger.info("%s: %d pictures, taken evenly out of %d frames%s", film.name, len(kept), count, told)
+        if film.needs_finder and not film.clip.is_pictures and (following := tracker()).provider is not None:
+            start = (portrait.image, portrait.face) if leads and portrait.face is not None else None
+            faces, left_out, count = _followed(frames, OnePerson(following, start), portrait, most)
+            who = "them"
+        else:
+            stride = max(1, math.ceil(min(film.clip.frame_count or 1, MOST_FRAMES) / most))
+            faces, left_out, count = _found(frames, film, tracker, portrait, most, stride)
+            who = "those that were taken"
+    told = "".join(f"; {number} of {who} {why.value}, and are left out" for why, number in left_out.items())
+    logger.info("%s: %d pictures, taken evenly out of %d frames%s", film.name, len(faces), count, told)
     if film.clip.frame_count is not None and film.clip.frame_count > MOST_FRAMES:
         logger.info("%s: its first %d frames are looked through", film.name, MOST_FRAMES)
     for warning in film.new_warnings():
         logger.warning("%s", warning)
-    return [each for each in kept if isinstance(each, AlignedFace)]
+    return faces
 
 
-def _evenly(
-    frames: Generator[Frame, None, None], most: int, expected: int | None,
-    align: Callable[[Frame, bool], AlignedFace | LeftOut | None],
-) -> tuple[list[AlignedFace | LeftOut | None], int]:  # fmt: skip
-    """Align every so many frames; where more come than expected, every other one is let go.
+def _followed(
+    frames: Iterable[Frame], person: OnePerson, portrait: SourcePicture, most: int
+) -> tuple[list[AlignedFace], Counter[LeftOut], int]:
+    """Follow a person, and take pictures evenly from among the frames with the person, but for the portrait itself.
 
-    `align` is called for all, and told whether a frame is taken. Return what it gave of those, and how many there were.
+    Returns: the faces, why how many of all frames were left out, and how many frames there were.
     """
-    stride, count = 1 if expected is None else max(1, math.ceil(min(expected, MOST_FRAMES) / most)), 0
-    kept: list[AlignedFace | LeftOut | None] = []
+    faces: list[AlignedFace] = []
+    left_out: Counter[LeftOut] = Counter()
+    count = shown = 0
+    stride = 1
     for frame in frames:
-        is_taken = count % stride == 0
-        aligned = align(frame, is_taken)
-        if is_taken:
-            kept.append(aligned)
         count += 1
-        if len(kept) > most:
-            kept, stride = kept[::2], 2 * stride
-    return kept, count
+        found = person.look(frame.image, frame.time_s)  # in every frame: the next one is sought beside it
+        if isinstance(found, LeftOut):
+            left_out[found] += 1
+            continue
+        if np.array_equal(frame.image, portrait.image):
+            continue
+        if shown % stride == 0:
+            faces.append(person.cut_out(frame.image, found))
+        shown += 1
+        if len(faces) > SPARE * most:
+            faces, stride = faces[::2], 2 * stride
+    return (
+        [faces[i] for i in np.linspace(0, len(faces) - 1, min(most, len(faces))).round().astype(int)],
+        left_out,
+        count,
+    )
+
+
+def _found(
+    frames: Iterable[Frame], film: DrivingFrames, tracker: Callable[[], FaceTracker], portrait: SourcePicture,
+    most: int, stride: int,
+) -> tuple[list[AlignedFace], Counter[LeftOut], int]:  # fmt: skip
+    """Align every so many frames, each by itself; where more come than expected, every other one is let go.
+
+    Returns: the faces, why how many of the taken frames were left out, and how many frames there were.
+    """
+    taken: list[AlignedFace | None] = []
+    count = 0
+    for frame in frames:
+        if count % stride == 0:
+            is_portrait = np.array_equal(frame.image, portrait.image)
+            taken.append(None if is_portrait else film.face(frame, tracker()))
+        count += 1
+        if len(taken) > most:
+            taken, stride = taken[::2], 2 * stride
+    aligned = [face for face in taken if face is not None]
+    faces = [face for face in aligned if face.found]
+    missed = len(aligned) - len(faces)
+    return faces, Counter({LeftOut.NO_FACE: missed} if missed else {}), count

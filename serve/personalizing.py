@@ -30,7 +30,7 @@ from triportrait.serve.picture_inputs import Picture
 from triportrait.serve.pipeline_inputs import optional_path
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.tracked.person_mask import person_mask
-from triportrait.serve.weight_loading import check_unchanged, load_weights, need_faces
+from triportrait.serve.weight_loading import need_faces
 
 TRAINER = "triportrait.train.personal"  # serve imports nothing of train: it is loaded when somebody is to be learned
 LEAST_SHARE = 0.05  # of an aligned picture; where less is a person, the mask has not found them
@@ -168,12 +168,12 @@ class PersonalizingNetworks(AligningNetworks):
         """Return networks whose weights are as they were loaded, as what is learned needs all digits.
 
         Raises:
-            InputError: they are static, or the files have changed since.
+            InputError: they are static, or have changed since on the disk.
         """
         reenactor = self._reenactor
         if reenactor.static:
             raise InputError("personalize: expected weights that move, got a static synthesizer; leave static out")
         if not reenactor.is_rounded:
             return self
-        check_unchanged(self.weights, self._files)
-        return type(self)(Reenactor(*load_weights(self.weights), reenactor.device), self.weights, self._finder)
+        networks = self._files.load_again(reenactor.is_same)
+        return type(self)(Reenactor(*networks, reenactor.device), self.weights, self._finder)

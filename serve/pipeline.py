@@ -59,7 +59,7 @@ from triportrait.serve.tracked.fitted_inputs import (
     fit_driving,
 )
 from triportrait.serve.turntable import SWAY_DEG, TURN_S, check_turntable, turntable_frames
-from triportrait.serve.weight_loading import RULE, load_weights, need_faces, reloading
+from triportrait.serve.weight_loading import RULE, WeightFiles, load_weights, need_faces
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Pipeline(PersonalizingNetworks):
         chosen = named_device(device)
         began = time.perf_counter()
         reenactor = Reenactor(*load_weights(name, static), chosen, static)
-        reenactor.reload = reloading(name, static)
+        reenactor.reload = WeightFiles(name, static).load_again
         first_start = FirstStart(reenactor, precision)
         with first_start.part():
             use_precision(reenactor, precision)

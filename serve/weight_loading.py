@@ -30,9 +30,11 @@ RULE = "rule"
 STEMS = ("portrait", "motion", "flame", "neck")
 
 FileStates = Mapping[Path, tuple[int, int]]
+Networks = tuple[Portrait4D, MotionEncoder]
+IsSame = Callable[[Portrait4D, MotionEncoder], bool]
 
 
-def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D, MotionEncoder]:
+def load_weights(weights: str | None, static: bool = False) -> Networks:
     """Load the networks of a weights folder, the package's own, or the rule-made ones.
 
     Args:
@@ -73,54 +75,72 @@ def files_of(weights: str) -> FileStates:
     return {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
 
 
-def reloading(weights: str, static: bool = False) -> Callable[[], Portrait4D]:
-    """Return what loads weights once more; call it once they are loaded, with the arguments of `load_weights`.
-
-    It raises `InputError` where their files have changed since.
-    """
-    loaded = files_of(weights)
-
-    def again() -> Portrait4D:
-        check_unchanged(weights, loaded)
-        return load_weights(weights, static)[0]
-
-    return again
+def located(weights: str) -> str:
+    """Return a name of the same weights that still means them where the current folder is another one."""
+    return weights if weights in (DEMO, RULE) else str(Path(weights).absolute())
 
 
-def check_unchanged(weights: str, loaded: FileStates) -> None:
-    """Check that the files of weights are those that were loaded. Raises: `InputError` where they have changed."""
-    if files_of(weights) != loaded:
-        raise InputError(f"{weights}: the weights have changed since they were loaded; load them again")
-
-
-def copy_weights(weights: str, loaded: FileStates, folder: Path) -> None:
-    """Write weights into a folder from which the same networks are loaded; each file appears whole or not at all.
+class WeightFiles:
+    """Knows the files of weights as they were when it was made: make it once they are loaded.
 
     Args:
-        loaded: `files_of` them when they were loaded.
-
-    Raises:
-        InputError: the files have changed since, or the folder cannot be written or holds other weights.
+        weights, static: as `load_weights` got them.
     """
-    if weights == RULE:
-        portrait, encoder = rule_portrait(portrait4d_v2()), rule_motion_encoder()
-        save_weights(folder, "portrait", portrait.state_dict(), portrait.config, {"from": RULE})
-        save_motion_encoder(folder, encoder.state_dict(), encoder, {"from": RULE})
-        return
-    check_unchanged(weights, loaded)
-    names = {file.name for file in loaded}
-    others = [file.name for file in _weight_files(folder) if file.name not in names]
-    if others:
-        raise InputError(
-            f"{folder}: expected no other weights there, it holds {', '.join(others)}; name another folder"
-        )
-    with writing(folder / "portrait.json"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(loaded, key=lambda file: file.suffix == ".json"):  # the cards come last
-            target = folder / file.name
-            if not (target.exists() and target.samefile(file)):
-                with replacing(target, overwrite=True) as temporary:
-                    shutil.copyfile(file, temporary)
+
+    def __init__(self, weights: str, static: bool = False) -> None:
+        self._weights, self._static = located(weights), static
+        self._loaded = files_of(self._weights)
+
+    def load_again(self, is_same: IsSame) -> Networks:
+        """Load the same networks once more.
+
+        Args:
+            is_same: tells whether networks are those that were loaded; it is asked where files were touched since.
+
+        Raises:
+            InputError: the weights have changed since, or cannot be loaded any more.
+        """
+        files = files_of(self._weights)
+        self._check(files.keys() == self._loaded.keys())
+        networks = load_weights(self._weights, self._static)
+        if files != self._loaded:
+            self._check(is_same(*networks))
+            self._loaded = files
+        return networks
+
+    def copy(self, folder: Path, is_same: IsSame) -> None:
+        """Write the weights into a folder from which the same networks are loaded; each file appears whole or not.
+
+        Args:
+            is_same: as of `load_again`.
+
+        Raises:
+            InputError: as `load_again`, or the folder cannot be written or holds other weights.
+        """
+        if self._weights == RULE:
+            portrait, encoder = rule_portrait(portrait4d_v2()), rule_motion_encoder()
+            save_weights(folder, "portrait", portrait.state_dict(), portrait.config, {"from": RULE})
+            save_motion_encoder(folder, encoder.state_dict(), encoder, {"from": RULE})
+            return
+        if files_of(self._weights) != self._loaded:
+            self.load_again(is_same)
+        names = {file.name for file in self._loaded}
+        others = [file.name for file in _weight_files(folder) if file.name not in names]
+        if others:
+            raise InputError(
+                f"{folder}: expected no other weights there, it holds {', '.join(others)}; name another folder"
+            )
+        with writing(folder / "portrait.json"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in sorted(self._loaded, key=lambda file: file.suffix == ".json"):  # the cards come last
+                target = folder / file.name
+                if not (target.exists() and target.samefile(file)):
+                    with replacing(target, overwrite=True) as temporary:
+                        shutil.copyfile(file, temporary)
+
+    def _check(self, is_same: bool) -> None:
+        if not is_same:
+            raise InputError(f"{self._weights}: the weights have changed since they were loaded; load them again")
 
 
 def _weight_files(folder: Path) -> list[Path]:

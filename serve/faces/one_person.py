@@ -17,7 +17,8 @@ class LeftOut(Enum):
 
     BEFORE = "come before the frame that is the portrait"
     NO_FACE = "show no face"
-    ELSEWHERE = "show a face in another place or shot, which may be somebody else's"
+    ELSEWHERE = "show a face in another place, which may be somebody else's"
+    OTHER_SHOT = "are of another shot"  # or of none, as a black frame is; whom it shows is not looked at
 
 
 class OnePerson:
@@ -63,7 +64,7 @@ class OnePerson:
         last, provider = self._last, self._tracker.provider
         assert last is not None and self._colours is not None and provider is not None
         if is_cut(self._colours, colours):
-            return LeftOut.ELSEWHERE
+            return LeftOut.OTHER_SHOT
         found = [
             face
             for face in provider.find(image, last, quick=True)

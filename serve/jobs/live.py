@@ -44,7 +44,7 @@ from triportrait.serve.media.video.encoders import chosen_encoder
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.threads import share_cores
-from triportrait.serve.weight_loading import load_weights, reloading
+from triportrait.serve.weight_loading import WeightFiles, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Live:
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
-        reenactor.reload = reloading(weights)
+        reenactor.reload = WeightFiles(weights).load_again
         people = load_people(self.person, reenactor, weights)
         first_start = FirstStart(reenactor, self.precision, BATCHES[-1])
         with first_start.part():

@@ -31,6 +31,30 @@ class GivenUp(Exception):
     """Nobody waits for the refinement any more."""
 
 
+class LastLines:
+    """Keeps the last lines that a pipe brings, of long ones the beginning; one thread hears, any asks for the text."""
+
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque(maxlen=_LAST_LINES)
+        self._lock = threading.Lock()
+
+    def hear(self, pipe: IO[bytes]) -> None:
+        """Read a pipe to its end, so that who writes never waits, and close it."""
+        with pipe, suppress(OSError):
+            begins = True
+            while piece := pipe.readline(_LONGEST_KEPT):
+                if begins:
+                    with self._lock:
+                        self._lines.append(piece)
+                begins = piece.endswith(b"\n")
+
+    def text(self) -> str:
+        """Return what was kept until now."""
+        with self._lock:
+            lines = [line.decode(errors="replace").rstrip("\n") for line in self._lines]
+        return "\n".join(lines)
+
+
 class Refinement:
     """One refinement. One thread calls `run`; any thread may call `give_up`.
 
@@ -54,9 +78,9 @@ class Refinement:
             GivenUp: `give_up` was called.
         """
         process = self._begin()
-        said: deque[bytes] = deque(maxlen=_LAST_LINES)
+        said = LastLines()
         assert process.stderr is not None
-        hearing = threading.Thread(target=_keep_last, args=(process.stderr, said), daemon=True)
+        hearing = threading.Thread(target=said.hear, args=(process.stderr,), daemon=True)
         hearing.start()
         self._say(None, 60 * self._work.minutes, None)
         late = threading.Event()
@@ -83,7 +107,7 @@ class Refinement:
         if self._given_up:
             raise GivenUp
         hearing.join(_LAST_S)  # not for ever: who was started by the process may have it open still
-        last = b"".join(said).decode(errors="replace")
+        last = said.text()
         if late.is_set():
             logger.error("a refinement took too long", extra=fields(stderr=last))
             raise InputError(_LATE)
@@ -134,13 +158,6 @@ class Refinement:
         except (OSError, KeyError, TypeError, json.JSONDecodeError):  # it was ended in the middle of a line
             pass
         return False
-
-
-def _keep_last(pipe: IO[bytes], said: deque[bytes]) -> None:
-    """Read a pipe to its end, so that who writes never waits, and keep the last lines."""
-    with pipe, suppress(OSError):
-        while line := pipe.readline(_LONGEST_KEPT):
-            said.append(line)
 
 
 def _progress(message: dict[str, Any]) -> tuple[float, float, str | None]:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.core.persons import person_of
+from triportrait.core import person as person_module
 from triportrait.core.config import portrait4d_v2, tiny
 from triportrait.core.errors import InputError
 from triportrait.core.person import (
@@ -229,7 +230,54 @@ def test_the_hash_is_of_the_bytes_that_were_read(file, person, portrait):
 def test_a_file_that_changes_while_it_is_read_is_one_sentence(file, portrait, monkeypatch):
     digests = iter("ab")
     monkeypatch.setattr("triportrait.core.person.sha256", lambda path: next(digests))
-    with pytest.raises(InputError, match=r"not a whole person's file \(it was changed while it was read\)"):
+    with pytest.raises(InputError) as refused:
+        load_person(file, portrait)
+    assert str(refused.value) == (
+        f"{file}: expected a file that stays as it is while it is read, it was changed meanwhile; try again"
+    )
+
+
+@pytest.mark.parametrize("step", ["_read_header", "safe_open", "sha256", "_check_sizes"])
+@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_hash_is_of_what_was_read_when_another_person_is_saved_meanwhile(
+    step, call, when, file, person, portrait, monkeypatch
+):  # fmt: skip
+    """The file is replaced before or after each step: that is refused, or what is returned is one file's, whole."""
+    other = replace(person, planes=person.planes + 0.5, card={"is": "another"}).rounded()
+    read, calls = getattr(person_module, step), []
+
+    def replacing_read(*given):
+        calls.append(step)
+        if when == "before" and len(calls) == call:
+            save_person(file, other, overwrite=True)
+        found = read(*given)
+        if when == "after" and len(calls) == call:
+            save_person(file, other, overwrite=True)
+        return found
+
+    monkeypatch.setattr(person_module, step, replacing_read)
+    try:
+        got = load_person(file, portrait)
+    except InputError as refused:
+        assert str(refused).endswith("it was changed meanwhile; try again")
+    else:
+        wanted = other if got.card == other.card else person
+        assert torch.equal(got.planes, wanted.planes)
+        assert got.sha256() == wanted.sha256()
+    assert len(calls) >= call
+
+
+def test_a_huge_file_is_refused_before_it_is_read_whole(file, portrait, monkeypatch):
+    monkeypatch.setattr(person_module, "sha256", lambda path: pytest.fail("it was read"))
+    for name in ("larger planes", "another tensor"):
+        rewritten(file, FOREIGN[name][0])
+        with pytest.raises(InputError, match="does not fit"):
+            load_person(file, portrait)
+    save_person(file, person_of(portrait), overwrite=True)
+    with file.open("ab") as opened:
+        opened.truncate(1 << 40)  # without blocks on the disk
+    with pytest.raises(InputError, match="not a whole person's file"):
         load_person(file, portrait)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import pickle
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +20,16 @@ from PIL import Image
 from tests.serve.live_in_process import Running, Visitor, driving, eventually, finder, pixels, reenactor, running
 from tests.serve.refiner_stand_in import VARIABLE, person_of
 from triportrait.core.errors import InputError
-from triportrait.core.person import Person, load_person, thumbnail_of
+from triportrait.core.person import REFINED, Person, load_person, save_person, thumbnail_of
 from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.jobs import live as live_job
 from triportrait.serve.live import refinement, refining
 from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, example_picture
 from triportrait.serve.live.refine_process import PREVIEW_PX, Work
 from triportrait.serve.live.refining import RefineOptions, check_minutes
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.reenactor import Reenactor
 
 STAND_IN = "tests.serve.refiner_stand_in"
 PHOTO = (EXAMPLES / "head-5.jpg").read_bytes()
@@ -312,6 +315,61 @@ def test_the_last_words_of_a_process_that_breaks_off_are_logged(tmp_path, monkey
     assert record.fields["code"] == 3
     last = [*(f"line {number}" for number in range(80, 99)), "the device is gone"]
     assert record.fields["stderr"].splitlines() == last
+
+
+def test_a_long_line_counts_once():
+    lines = refinement.LastLines()
+    lines.hear(io.BytesIO(b"".join(b"%d %s\n" % (number, b"x" * 3000) for number in range(30)) + b"the end"))
+    kept = lines.text().splitlines()
+    assert [line.split()[0] for line in kept] == [*map(str, range(11, 30)), "the"]
+    assert {len(line) for line in kept[:-1]} == {500}
+
+
+def test_the_last_words_are_told_while_more_are_said():
+    """A process that was started by the one that broke off may write on and on."""
+
+    class Endless(io.RawIOBase):
+        def readline(self, size: int = -1) -> bytes:
+            return b"" if self.closed or enough.is_set() else b"more\n"
+
+    enough, lines = threading.Event(), refinement.LastLines()
+    talking = threading.Thread(target=lines.hear, args=(Endless(),))
+    talking.start()
+    try:
+        eventually(lambda: lines.text().count("more") == 20)
+        for _ in range(3000):
+            assert lines.text() == "\n".join(["more"] * 20)
+    finally:
+        enough.set()
+        talking.join(10)
+
+
+@pytest.mark.parametrize("with_person", [False, True])
+def test_a_server_in_half_precision_keeps_weights_for_people_that_it_was_given(with_person, tmp_path, monkeypatch):
+    """Without people none are kept beside the rounded ones; those of people are there before anything is served."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(live_job, "use_precision", rounded)  # the demo weights' frame is below what bf16 needs
+    monkeypatch.setattr(Engine, "measure", lambda engine: 0.01)
+    monkeypatch.setattr(live_job, "host_costs", lambda engine, count: {})
+    save_person(tmp_path / "ada.safetensors", person_of_example("head-5"))
+    given = (tmp_path / "ada.safetensors",) if with_person else ()
+    try:
+        server = live_job.Live(weights="demo", device="cpu", person=given)._load_and_measure()
+    finally:
+        torch.set_num_threads(threads)
+    network = server.engine.reenactor
+    assert network.is_rounded and network.reload is not None
+    assert set(network._before_rounding) == (set(REFINED) if with_person else set())
+    parts = network.as_loaded()
+    for name in REFINED:
+        kept, wanted = (each.get_submodule(name).state_dict() for each in (parts, reenactor().portrait))
+        assert all(torch.equal(kept[key], wanted[key]) for key in wanted), name
+    assert network.weights_hash == reenactor().weights_hash
+
+
+def rounded(network: Reenactor, precision: str) -> None:
+    network.dtype = torch.bfloat16
+    network.keep_half()
 
 
 def test_the_process_ends_with_the_server_and_leaves_no_file(tmp_path, slow):

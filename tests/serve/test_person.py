@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.core.persons import person_of
 from triportrait.cli import main
 from triportrait.core.errors import InputError
 from triportrait.core.person import Person, save_person, thumbnail_of
+from triportrait.core.weights import DEMO_FOLDER
 from triportrait.serve import weight_loading
 from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
@@ -165,11 +169,62 @@ def test_half_precision_keeps_no_second_weights_before_the_first_person(half, cr
     assert len(loads) == 1
 
 
-def test_half_precision_refuses_people_when_its_files_have_changed(half, crop, person, monkeypatch):
-    monkeypatch.setattr(weight_loading, "files_of", lambda weights: {Path("portrait.safetensors"): (1, 1)})
-    for call in (lambda: half.prepare(crop, person=person), lambda: half.personalize(crop, steps=1)):
-        with pytest.raises(InputError, match="demo: the weights have changed since they were loaded; load them again"):
+@pytest.fixture
+def moved(tmp_path, monkeypatch):
+    """A pipeline in half precision whose weights were named beside the folder that the program has left since."""
+    shutil.copytree(DEMO_FOLDER, tmp_path / "w")
+    monkeypatch.chdir(tmp_path)
+    with Pipeline.from_pretrained("w", device="cpu", faces="none") as pipe:
+        pipe._reenactor.dtype = torch.bfloat16
+        pipe._reenactor.keep_half()
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        yield pipe
+
+
+def touch(folder: Path) -> None:
+    for file in folder.iterdir():
+        os.utime(file, ns=(1, 1))
+
+
+def change(folder: Path, stem: str, name_part: str, by: float) -> None:
+    """Change one number of a network on the disk."""
+    tensors = load_file(folder / f"{stem}.safetensors")
+    name = next(name for name in tensors if name_part in name and tensors[name].is_floating_point())
+    tensors[name].view(-1)[0] += by
+    save_file(tensors, folder / f"{stem}.safetensors")
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_half_precision_finds_its_weights_from_another_folder_touched_or_not(moved, touched, crop, person, tmp_path):
+    if touched:
+        touch(tmp_path / "w")
+    assert moved.prepare(crop, person=person).refined is not None
+    assert moved._reenactor.weights_hash == person.weights
+    assert moved._in_float32()._reenactor.weights_hash == person.weights
+    assert moved.save_pretrained("copy") == Path("copy")
+    assert moved.weights == str(tmp_path / "w")
+    Image.fromarray(crop).save("photo.png")
+    moved.save(moved.animate("photo.png", "photo.png"), "out.png")
+    digest = hashlib.sha256((DEMO_FOLDER / "portrait.safetensors").read_bytes()).hexdigest()
+    assert digest in str(read_manifest(Path("out.png"))), "the manifest names the weights from any folder"
+
+
+@pytest.mark.parametrize(("stem", "part"), [
+    ("portrait", "transfer"), ("portrait", "plane_decoder"), ("portrait", "superres"), ("motion", "weight"),
+])  # fmt: skip
+def test_half_precision_refuses_people_when_its_weights_have_changed(moved, stem, part, crop, person, tmp_path):
+    change(tmp_path / "w", stem, part, 1.0)
+    for call in (
+        lambda: moved.prepare(crop, person=person), lambda: moved.personalize(crop, steps=1),
+        lambda: moved.save_pretrained("copy"),
+    ):  # fmt: skip
+        with pytest.raises(InputError) as refused:
             call()
+        assert str(refused.value) == (
+            f"{tmp_path / 'w'}: the weights have changed since they were loaded; load them again"
+        )
+    assert not Path("copy").exists()
 
 
 def test_another_person_s_file_is_refused(engine, crop, person):

@@ -144,7 +144,7 @@ def test_pictures_folders_and_films_are_taken_evenly(pipe, trainer, photo, tmp_p
     found = crops(trainer)
     assert np.array_equal(found[0], sample_picture(S))
     levels = np.array([crop.mean() for crop in found[1:-4]])
-    assert 10 < len(levels) <= 18, "half of those that 2 pictures leave of 40"
+    assert 10 < len(levels) <= 19, "half of those that the portrait and one picture leave of 40"
     np.testing.assert_allclose(np.diff(levels), 2 * 99 / len(levels), atol=4)
     assert levels[-1] > 150, "to the end of the film"
     for crop, wanted in zip(found[-4:], (picture(0), picture(1), picture(2), picture(9)), strict=True):
@@ -270,9 +270,47 @@ def test_one_person_is_followed_through_a_film_with_two(trainer, two_people, tmp
     film = make(tmp_path / "film.mkv", FILM)
     two_people.personalize([scene(64, None), film], steps=1)
     assert set(shown_people(trainer)) == {"red"} and len(crops(trainer)) > 15
-    told = next(record.getMessage() for record in caplog.records if "taken evenly out of 45 frames" in record.message)
-    assert told.endswith("; 5 of them show a face in another place or shot, which may be somebody else's, "
-                         "and are left out")  # fmt: skip
+    assert told_of_film(caplog) == (
+        "film.mkv: 35 pictures, taken evenly out of 45 frames; 5 of them show a face in another place, which may be "
+        "somebody else's, and are left out; 5 of them are of another shot, and are left out"
+    )
+
+
+def told_of_film(caplog) -> str:
+    (told,) = (record.getMessage() for record in caplog.records if "taken evenly out of" in record.getMessage())
+    return told[told.index("film.mkv") :]
+
+
+def test_a_frame_that_shows_nobody_is_not_said_to_show_a_face(trainer, two_people, tmp_path, caplog):
+    caplog.set_level("INFO", "triportrait")
+    black, title = scene(None, None, wall=0), scene(None, None, wall=230)
+    lit = [scene(60 + n, None, wall=120) for n in range(6)]
+    film = make(tmp_path / "film.mkv", [*lit[:3], black, black, title, *lit[3:], scene(None, None, wall=120)])
+    two_people.personalize([scene(64, None), film], steps=1)
+    assert told_of_film(caplog) == (
+        "film.mkv: 6 pictures, taken evenly out of 10 frames; 3 of them are of another shot, and are left out; "
+        "1 of them show no face, and are left out"
+    )
+
+
+@pytest.mark.parametrize(("period", "count"), [(3, 38), (1, 38), (20, 15)])
+def test_pictures_of_a_film_are_taken_evenly_from_the_frames_that_show_the_person(
+    period, count, trainer, two_people, tmp_path, caplog
+):  # fmt: skip
+    """A third of 300 frames show her, or all, or 15: as many as fit are learned from, and all others are counted."""
+    caplog.set_level("INFO", "triportrait")
+    film = make(tmp_path / "film.mkv", [scene(60 + n // 3 if n % period == 0 else None, None) for n in range(300)])
+    two_people.personalize([scene(30, None), scene(40, None), film], steps=1)
+    found = crops(trainer)[2:]
+    assert set(shown_people(trainer)) == {"red"} and len(found) == count
+    places = [2 * int(crop[len(crop) // 2, len(crop) // 2, 2]) for crop in found]  # they tell when each was
+    shown = np.arange(0, 300, period)
+    wanted = 60 + shown[np.linspace(0, len(shown) - 1, count).round().astype(int)] // 3
+    np.testing.assert_allclose(places, wanted, atol=4)
+    told = f"film.mkv: {count} pictures, taken evenly out of 300 frames"
+    if period > 1:
+        told += f"; {300 - len(shown)} of them show no face, and are left out"
+    assert told_of_film(caplog) == told
 
 
 def test_a_face_is_chosen_of_the_first_picture_alone(trainer, two_people, tmp_path, caplog):
