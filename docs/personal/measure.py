@@ -29,7 +29,7 @@ from torch import Tensor
 
 from triportrait.core.atomic import replacing, write_text
 from triportrait.core.checkpoint import load_pair, weights_folder
-from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.encoder import MotionEncoder, encoder_fingerprint
 from triportrait.core.person import Person, weights_hash
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import sample_look_at
@@ -216,7 +216,7 @@ def _place(row: dict[str, Any]) -> str:
     where = row["where"]
     config = ", ".join(f"{name} {value}" for name, value in row["config"].items() if name not in LENGTH)
     return (
-        f"Weights {row['weights'][:12]}, motion encoder {row['encoder'][:12]}, {where['machine']}, {where['cores']} "
+        f"Weights {row['weights'][:12]}, motion encoder {row['encoder']}, {where['machine']}, {where['cores']} "
         f"cores, {where['threads']} threads, torch {where['torch']}, commit {where['commit'] or 'unknown'}; {config}:"
     )
 
@@ -246,15 +246,6 @@ def place_here() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tensors_hash(network: torch.nn.Module) -> str:
-    """Return the SHA-256 of all tensors of a network, by their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def configs(minutes: list[float], steps: list[int]) -> dict[str, RefineConfig]:
     """Name the lengths of learning: numbers of steps if there are any, else minutes."""
     if steps:
@@ -280,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{done}: {len(lacking)} of {len(known)} rows lack what the table shows now; they stay there alone")
     portrait, encoder = load_pair(weights_folder("demo"))
     portrait.fold().eval()
-    networks = {"weights": weights_hash(portrait), "encoder": tensors_hash(encoder)}
+    networks = {"weights": weights_hash(portrait), "encoder": encoder_fingerprint(encoder)}
     for seed in range(STRANGER, STRANGER + options.heads):
         for count in options.pictures:
             for learned, config in configs(options.minutes, options.steps).items():
