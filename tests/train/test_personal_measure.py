@@ -70,7 +70,9 @@ def test_rows_of_another_encoder_or_config_are_other_rows(networks, tmp_path, mo
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert [each["config"]["small_updates"] for each in rows] == [1.0, 1.0, 10.0]
     assert rows[0]["encoder"] != rows[1]["encoder"] == rows[2]["encoder"]
-    assert len({measure.name_of(each) for each in rows}) == 3
+    assert len({measure.name_of(each) for each in rows}) == len(set(measure.titles(rows))) == 3
+    assert measure.titles(rows)[2].endswith(f", motion encoder {rows[2]['encoder']}, small_updates 10.0")
+    assert measure.titles(rows[2:]) == [f"weights {rows[2]['weights'][:12]}, head {rows[2]['seed']}, 1 given, 1 step"]
     table = (tmp_path / "table.md").read_text()
     assert table.count("| 1 | 1 step | 1 |") == 3 and "small_updates 10.0" in table, "nothing is a mean over the three"
 
