@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 CLUSTER_EDGES = 16  # at most, in a cluster
-POINTS = 1 << 12  # at a time: some tens of MB
+POINTS = 1 << 9  # at a time: what is measured stays in a second cache
 TIE = 1e-6  # relative; without it rounding would choose among the edges of a nearest corner, and frames would flicker
 ROUNDING = 1e-9  # scene units: far above the rounding of float64
 

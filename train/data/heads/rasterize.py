@@ -8,7 +8,7 @@ Letters: B batch, U vertices, F faces, N fragments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,8 +22,9 @@ _FACE_BITS = 20
 _DEPTH_STEPS = 2**20  # per scene unit
 _EMPTY = 2**62
 _CHUNK = 1 << 22  # candidate pixels at a time
-_CPU_CHUNK = 1 << 16  # on a CPU, what stays in its second cache
-_SIDES = (1, 2, 3, 4, 5, 6, 7, 9, 13, 17, 25, 33, 49, 65)  # of boxes, then each twice the last
+_CPU_CHUNK = 1 << 17  # on a CPU, what stays in its second cache
+_FRAGMENTS = 1 << 22  # at a time
+_SIDES = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597)  # of the boxes, up to the picture's
 
 
 @dataclass(frozen=True)
@@ -107,63 +108,54 @@ def rasterize(
     live &= two_sided | (area < 0)  # y points down: what faces the camera turns clockwise
     live &= _least(z) > 0
     triangles = _Triangles(
-        *(torch.stack(corners).flatten(1) for corners in (x, y, [1 / corner.clamp(min=1e-6) for corner in z])),
-        area.flatten(),
+        *(_flat(corners) for corners in (x, y, [1 / corner.clamp(min=1e-6) for corner in z])), area.flatten()
     )
-    left, right, top, bottom = (bound.flatten() for bound in (left, right, top, bottom))
     buffer = torch.full((batch * size * size,), _EMPTY, dtype=torch.int64, device=device)
-    for width, height, chosen in _boxes(live.flatten(), right - left, bottom - top):
-        part = triangles.take(chosen)
-        columns = torch.arange(width, dtype=left.dtype, device=device)
-        rows = torch.arange(height, dtype=left.dtype, device=device)
-        column, row = left[chosen, None, None] + columns, top[chosen, None, None] + rows[:, None]
-        first, second, third = part.boxed().barycentric(column, row)
-        covered = (torch.minimum(torch.minimum(first, second), third) >= 0) & (column < size) & (row < size)
-        cell = covered.flatten().nonzero()[:, 0]
-        member, face = _split(chosen, batch, count)
-        pixel = (member * size)[:, None, None] + row.long()
-        pixel = (pixel * size + column.long()).flatten().index_select(0, cell)
-        which = torch.arange(len(chosen), device=device)[:, None].expand(-1, width * height).flatten()
-        which = which.index_select(0, cell)
-        weights, z_seen = _in_space(
-            [weight.flatten().index_select(0, cell) for weight in (first, second, third)],
-            part.inverse.index_select(1, which),
-        )
-        member, face = (index.index_select(0, which) for index in (member, face))
-        z_seen = z_seen + pushed_back.index_select(0, face) + cut(member, face, weights)
-        uncut = z_seen.isfinite()
-        if not bool(uncut.all()):
-            z_seen, face, pixel = z_seen[uncut], face[uncut], pixel[uncut]
-        buffer.scatter_reduce_(0, pixel, ((z_seen * _DEPTH_STEPS).long() << _FACE_BITS) | face, "amin")
+    bounds = _Bounds(*(bound.flatten() for bound in (left, top, right, bottom)))
+    for index, pixel in _covered(live.flatten(), bounds, triangles, count, size):
+        (member, face), (_, within) = _split(index, batch, count), _split(pixel, batch, size * size)
+        weights, depth = triangles.take(index).seen(within, size)
+        depth = depth + pushed_back.index_select(0, face) + cut(member, face, weights)
+        uncut = depth.isfinite().nonzero()[:, 0]
+        depth, face, pixel = (value.index_select(0, uncut) for value in (depth, face, pixel))
+        buffer.scatter_reduce_(0, pixel, ((depth * _DEPTH_STEPS).long() << _FACE_BITS) | face, "amin")
     pixel = (buffer < _EMPTY).nonzero()[:, 0]
     face = buffer.index_select(0, pixel) & (2**_FACE_BITS - 1)
     member, within = _split(pixel, batch, size * size)
-    part = triangles.take(member * count + face if batch > 1 else face)
-    places = torch.arange(size, dtype=left.dtype, device=device)
-    column, row = (place.index_select(0, within) for place in (places.repeat(size), places.repeat_interleave(size)))
-    weights, _ = _in_space(part.barycentric(column, row), part.inverse)
+    weights, _ = triangles.take(member * count + face if batch > 1 else face).seen(within, size)
     return Fragments(member, pixel, face, weights)
 
 
+class _Bounds(NamedTuple):
+    """The pixels, [L] each, among which all that triangles cover lie."""
+
+    left: Tensor
+    top: Tensor
+    right: Tensor
+    bottom: Tensor
+
+
 class _Triangles(NamedTuple):
-    """Triangles on the picture, all [3, L] of their corners but the last.
+    """Triangles on the picture.
 
     Attributes:
-        x, y: pixels. inverse: 1/z of the corners. area: [L] twice the area, signed.
+        x, y: three [L], of the corners, pixels. inverse: 1/z of the corners. area: [L] twice the area, signed.
     """
 
-    x: Tensor
-    y: Tensor
-    inverse: Tensor
+    x: tuple[Tensor, ...]
+    y: tuple[Tensor, ...]
+    inverse: tuple[Tensor, ...]
     area: Tensor
 
     def take(self, index: Tensor) -> _Triangles:
         """Return the triangles at `index` [L']."""
-        return _Triangles(*(value.index_select(-1, index) for value in self))
+        x, y, inverse = (tuple(value.index_select(0, index) for value in corners) for corners in self[:3])
+        return _Triangles(x, y, inverse, self.area.index_select(0, index))
 
-    def boxed(self) -> _Triangles:
-        """Return these triangles with two more axes, which broadcast with the rows and columns of a box."""
-        return _Triangles(*(value[..., None, None] for value in self))
+    def boxed(self, part: slice) -> _Triangles:
+        """Return some triangles with two more axes, which broadcast with the rows and columns of a box."""
+        x, y, inverse = (tuple(value[part, None, None] for value in corners) for corners in self[:3])
+        return _Triangles(x, y, inverse, self.area[part, None, None])
 
     def barycentric(self, column: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return barycentric weights of pixels on the picture, one tensor per corner."""
@@ -173,32 +165,69 @@ class _Triangles(NamedTuple):
         third = _cross(x[1] - x[0], y[1] - y[0], right, down) / area
         return 1 - second - third, second, third
 
+    def seen(self, pixel: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Return weights in space [L, 3] and z [L] of one pixel of each triangle, [L] in reading order."""
+        places = torch.arange(size, dtype=self.area.dtype, device=pixel.device)
+        column = places.repeat(size).index_select(0, pixel)
+        row = places.repeat_interleave(size).index_select(0, pixel)
+        a, b, c = (w * inverse for w, inverse in zip(self.barycentric(column, row), self.inverse, strict=True))
+        z = 1 / (a + b + c)
+        return beside(a * z, b * z, c * z), z
 
-def _boxes(live: Tensor, width: Tensor, height: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield the sides of boxes in pixels, and the triangles (indices into the arguments, [L] each) that they hold.
+
+def _covered(
+    live: Tensor, bounds: _Bounds, triangles: _Triangles, count: int, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield triangles and pixels that they cover: places [N] among all triangles, and among all pixels.
 
     Args:
-        live: bool, the triangles that are asked for. width, height: the extents of their corners, pixels.
+        live: bool [L], the triangles that are asked for. count: how many a picture has. size: side of the pictures.
     """
     chosen = live.nonzero()[:, 0]
     if not len(chosen):
         return
-    width, height = width.index_select(0, chosen) + 1, height.index_select(0, chosen) + 1
+    width, height = ((most - least).index_select(0, chosen) + 1 for least, most in (bounds[::2], bounds[1::2]))
     on_cpu = live.device.type == "cpu"
     if not on_cpu:  # there, few large steps are faster than many small ones
         width = height = torch.maximum(width, height)
-    sides = list(_SIDES)
-    while sides[-1] < max(float(width.max()), float(height.max())):
-        sides.append(2 * sides[-1])
-    bounds = torch.tensor(sides, dtype=width.dtype, device=width.device)
-    kind = torch.bucketize(width, bounds) * len(sides) + torch.bucketize(height, bounds)
+    sides = torch.tensor([side for side in _SIDES if side < size] + [size], dtype=width.dtype, device=width.device)
+    kind = torch.bucketize(width, sides) * len(sides) + torch.bucketize(height, sides)
     chosen = chosen.index_select(0, kind.argsort(stable=True))
-    counts = torch.bincount(kind, minlength=len(sides) ** 2).tolist()
-    for number, group in enumerate(chosen.split(counts)):
-        box = sides[number // len(sides)], sides[number % len(sides)]
-        for part in group.split(max(1, (_CPU_CHUNK if on_cpu else _CHUNK) // (box[0] * box[1]))):
-            if len(part):
-                yield *box, part
+    triangles = triangles.take(chosen)
+    left, top = (bound.index_select(0, chosen) for bound in bounds[:2])
+    first_pixel = chosen // count * (size * size) if len(live) > count else torch.zeros_like(chosen)
+    places = torch.arange(size, device=live.device)
+    steps, sides = places.to(left.dtype), sides.long().tolist()
+    found, total, start = [], 0, 0
+    for number, stop in enumerate(torch.bincount(kind, minlength=len(sides) ** 2).cumsum(0).tolist()):
+        columns, rows = sides[number // len(sides)], sides[number % len(sides)]
+        step = max(1, (_CPU_CHUNK if on_cpu else _CHUNK) // (columns * rows))
+        for begin in range(start, stop, step):
+            part = slice(begin, min(begin + step, stop))
+            corner_x, corner_y = left[part].clamp(max=size - columns), top[part].clamp(max=size - rows)
+            column, row = corner_x[:, None, None] + steps[:columns], corner_y[:, None, None] + steps[:rows, None]
+            first, second, third = triangles.boxed(part).barycentric(column, row)
+            cell = (torch.minimum(torch.minimum(first, second), third) >= 0).flatten().nonzero()[:, 0]
+            corner = first_pixel[part] + (corner_y * size + corner_x).long()
+            pixel = corner[:, None, None] + (places[:rows, None] * size + places[:columns])
+            index = chosen[part, None].expand(-1, columns * rows)
+            found.append([values.flatten().index_select(0, cell) for values in (index, pixel)])
+            total += len(cell)
+            if total >= _FRAGMENTS:
+                yield _joined(found)
+                found, total = [], 0
+        start = stop
+    if found:
+        yield _joined(found)
+
+
+def _joined(found: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
+    index, pixel = (torch.cat(values) for values in zip(*found, strict=True))
+    return index, pixel
+
+
+def _flat(corners: list[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(values.flatten() for values in corners)
 
 
 def _split(index: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
@@ -218,10 +247,3 @@ def _most(corners: list[Tensor]) -> Tensor:
 
 def _cross(ax: Tensor, ay: Tensor, bx: Tensor, by: Tensor) -> Tensor:
     return ax * by - bx * ay
-
-
-def _in_space(weights: Sequence[Tensor], inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn weights on the picture, 3 of [N], and 1/z of the corners [3, N] into weights in space [N, 3], and z [N]."""
-    a, b, c = (weight * of_corner for weight, of_corner in zip(weights, inverse, strict=True))
-    z = 1 / (a + b + c)
-    return beside(a * z, b * z, c * z), z
