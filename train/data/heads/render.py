@@ -271,15 +271,22 @@ def _pooled(
         "image": (_pool(image, antialias) * 2 - 1).contiguous(memory_format=order),
         "depth": _pool(depth, antialias) / over,
         "opacity": cover,
-        "parts": _most_frequent(parts, antialias),
+        "parts": most_frequent(parts, antialias),
         "positions": (_pool(positions, antialias) / over).contiguous(memory_format=order),
     }
 
 
-def _most_frequent(parts: Tensor, antialias: int) -> Tensor:
-    """Return the most frequent part [B, S, S] of each pixel's samples, the first of those that are equally frequent."""
+def most_frequent(parts: Tensor, antialias: int) -> Tensor:
+    """Return the most frequent part of each pixel's samples, the first of those that are equally frequent.
+
+    Args:
+        parts: [B, S * antialias, S * antialias] int8.
+
+    Returns:
+        [B, S, S] int8.
+    """
     shifts = [(i, j) for i in range(antialias) for j in range(antialias)]
-    samples = [parts[:, i::antialias, j::antialias] for i, j in shifts]  # antialias² of [B, S, S]
+    samples = [parts[:, i::antialias, j::antialias] for i, j in shifts]  # antialias² times [B, S, S]
     winner = samples[0].clone()
     mixed = torch.zeros_like(winner, dtype=torch.bool)
     for sample in samples[1:]:
