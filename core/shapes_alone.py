@@ -26,13 +26,13 @@ class _Undrawn(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        func: Callable[..., Any],
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if function in (Tensor.normal_, Tensor.uniform_):
+        if func in (Tensor.normal_, Tensor.uniform_):
             return args[0]
-        if function is torch.randn:
-            function = torch.empty
-        return function(*args, **(kwargs or {}))
+        if func is torch.randn:
+            func = torch.empty
+        return func(*args, **(kwargs or {}))
