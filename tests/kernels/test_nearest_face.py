@@ -91,6 +91,7 @@ def head_like(rng):
     return torch.cat([points, ball[None, ::5], on_it[None]], 1), ball[None], faces
 
 
+@pytest.mark.parametrize("each_way", ["auto"], indirect=True)
 @pytest.mark.parametrize("min_area", [0.0, 2e-3, 1e9])
 def test_what_is_pruned_does_not_change_the_result(min_area):
     points, vertices, faces = head_like(torch.Generator().manual_seed(3))
@@ -101,14 +102,14 @@ def test_what_is_pruned_does_not_change_the_result(min_area):
     torch.testing.assert_close(squared, expected, rtol=2e-7, atol=1e-15)
 
 
+@pytest.mark.parametrize("each_way", ["auto"], indirect=True)
 def test_most_edges_are_never_measured(monkeypatch):
     points, vertices, faces = head_like(torch.Generator().manual_seed(3))
     measured, original = [], pruned_faces._edge_squared
     monkeypatch.setattr(
         pruned_faces, "_edge_squared", lambda *given: (pairs := original(*given), measured.append(pairs.numel()))[0]
     )
-    with use_backend("auto"):
-        nearest_face(points, vertices, faces, 2e-3)
+    nearest_face(points, vertices, faces, 2e-3)
     assert sum(measured) < 0.25 * points.shape[1] * len(module.mesh_edges(faces).ends)
 
 

@@ -53,7 +53,8 @@ def test_what_they_are_worth_stands_beside_them_and_in_the_docs():
             for case in ("self", "cross"):
                 assert f"{cases[case]['psnr']:.2f}" in table
     for gate in numbers["gates"]:
-        assert f"{gate['name']} | {gate['found']:.2f}{gate['unit']} | {gate['wanted']:g}{gate['unit']}" in page, gate
+        found = "not measured" if gate["found"] is None else f"{gate['found']:.2f}{gate['unit']}"
+        assert f"{gate['name']} | {found} | {gate['wanted']:g}{gate['unit']}" in page, gate
     for picture in ("sheet.png", "axes.png"):
         assert (DOCS / picture).is_file()
         assert f"({picture})" in page
@@ -64,14 +65,14 @@ def test_they_talk_and_blink_on_this_machine_too(tmp_path, record_row):
     out = tmp_path / "evaluation"
     few = ("--heads", "3", "--axes-heads", "3", "--geometry-heads", "1")
     assert cli.main(["evaluate", "demo", "--out", str(out), *few]) == 0
-    cast = json.loads((out / "metrics.json").read_text())["groups"][0]
-    ours = next(iter(cast["pictures"].values()))
+    cast, strangers = json.loads((out / "metrics.json").read_text())["groups"]
+    ours, of_strangers = (next(iter(group["pictures"].values())) for group in (cast, strangers))
     answers = cast["response"]["same head"]
-    record_row(
-        "the package's weights, 3 heads",
-        (f"self {ours['self']['psnr']:.1f} dB", *(f"{axis} {answers[axis]['gain']:.2f}" for axis in ("jaw", "blink"))),
-    )
-    assert ours["self"]["psnr"] > 23
+    decibels = f"self {ours['self']['psnr']:.1f} dB", f"of strangers {of_strangers['self']['psnr']:.1f} dB"
+    gains = (f"{axis} {answers[axis]['gain']:.2f}" for axis in ("jaw", "blink"))
+    record_row("the package's weights, 3 heads", (*decibels, *gains))
+    assert ours["self"]["psnr"] > 22.5
+    assert of_strangers["self"]["psnr"] > 17.3
     for axis in ("jaw", "blink"):
         assert answers[axis]["gain"] > 0.45, axis
         assert answers[axis]["correlation"] > 0.6, axis
