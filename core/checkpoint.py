@@ -37,6 +37,7 @@ from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.motion.polynomial_neck import PolynomialNeck
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.safe_text import LONGEST_NAME, listed, literal, shown
+from triportrait.core.shapes_alone import shapes_alone
 from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 FORMAT = 1
@@ -264,7 +265,7 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
     Raises:
         InputError: names or shapes disagree with the config; `origin` starts the sentence.
     """
-    with torch.device("meta"):
+    with shapes_alone():
         portrait = Portrait4D(config)
     return filled(portrait, tensors, origin, f"preset {shown(config.preset)}")
 

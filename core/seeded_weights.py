@@ -22,6 +22,7 @@ from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.published.names import our_name
 from triportrait.core.published.network_contract import manifest
+from triportrait.core.shapes_alone import shapes_alone
 
 _MAPPINGS = ("mapping.", "background_mapping.")
 # these networks store weights at unit scale
@@ -76,7 +77,7 @@ def rule_portrait(config: ModelConfig) -> Portrait4D:
         names = {our_name(n, "portrait"): n for n in manifest("portrait") if not n.startswith("deformer.")}
     else:
         names = {}
-    with torch.device("meta"):
+    with shapes_alone():
         shapes = {name: tuple(t.shape) for name, t in Portrait4D(config).state_dict().items()}
     tensors = {name: rule_tensor(names.get(name, name), name, shape) for name, shape in shapes.items()}
     return build_portrait(config, tensors, "rule")
@@ -97,7 +98,7 @@ def rule_genhead(config: GenHeadConfig) -> GenHead:
     names = {}
     if config == genhead_ffhq512():
         names = {our_name(n, "genhead"): n for n in manifest("genhead") if not n.startswith("deformer.")}
-    with torch.device("meta"):
+    with shapes_alone():
         shapes = {name: tuple(t.shape) for name, t in GenHead(config).state_dict().items()}
     tensors = {name: rule_tensor(names.get(name, name), name, shape) for name, shape in shapes.items()}
     return build_genhead(config, tensors, "rule")

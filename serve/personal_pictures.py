@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,8 @@ MOST_FRAMES = 1500  # of a film or a folder, from its beginning
 SPARE = 4  # times as many pictures of a film are kept until it is known how often it shows the person
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
 def listed(sources: Picture | Iterable[Picture]) -> list[Picture]:
@@ -123,10 +126,9 @@ def _followed(
 
     Returns: the faces, why how many of all frames were left out, and how many frames there were.
     """
-    faces: list[AlignedFace] = []
+    kept: ThinnedOut[AlignedFace] = ThinnedOut(SPARE * most)
     left_out: Counter[LeftOut] = Counter()
-    count = shown = 0
-    stride = 1
+    count = 0
     for frame in frames:
         count += 1
         found = person.look(frame.image, frame.time_s)  # in every frame: the next one is sought beside it
@@ -135,16 +137,11 @@ def _followed(
             continue
         if np.array_equal(frame.image, portrait.image):
             continue
-        if shown % stride == 0:
-            faces.append(person.cut_out(frame.image, found))
-        shown += 1
-        if len(faces) > SPARE * most:
-            faces, stride = faces[::2], 2 * stride
-    return (
-        [faces[i] for i in np.linspace(0, len(faces) - 1, min(most, len(faces))).round().astype(int)],
-        left_out,
-        count,
-    )
+        if kept.takes_next():
+            kept.add(person.cut_out(frame.image, found))
+    faces = kept.items
+    evenly = np.linspace(0, len(faces) - 1, min(most, len(faces))).round().astype(int)
+    return [faces[i] for i in evenly], left_out, count
 
 
 def _found(
@@ -155,16 +152,41 @@ def _found(
 
     Returns: the faces, why how many of the taken frames were left out, and how many frames there were.
     """
-    taken: list[AlignedFace | None] = []
+    kept: ThinnedOut[AlignedFace | None] = ThinnedOut(most, stride)
     count = 0
     for frame in frames:
-        if count % stride == 0:
-            is_portrait = np.array_equal(frame.image, portrait.image)
-            taken.append(None if is_portrait else film.face(frame, tracker()))
         count += 1
-        if len(taken) > most:
-            taken, stride = taken[::2], 2 * stride
-    aligned = [face for face in taken if face is not None]
+        if kept.takes_next():
+            is_portrait = np.array_equal(frame.image, portrait.image)
+            kept.add(None if is_portrait else film.face(frame, tracker()))
+    aligned = [face for face in kept.items if face is not None]
     faces = [face for face in aligned if face.found]
     missed = len(aligned) - len(faces)
     return faces, Counter({LeftOut.NO_FACE: missed} if missed else {}), count
+
+
+class ThinnedOut(Generic[Item]):
+    """Keeps items evenly out of a row whose length nobody knows: where they get too many, every other one is let go.
+
+    Args:
+        most: how many are kept at most.
+        stride: of so many that come, the first is kept.
+
+    Attributes:
+        items: what is kept.
+    """
+
+    def __init__(self, most: int, stride: int = 1) -> None:
+        self._most, self._stride, self._came = most, stride, 0
+        self.items: list[Item] = []
+
+    def takes_next(self) -> bool:
+        """Count one more that comes, and tell whether it is to be added."""
+        self._came += 1
+        return (self._came - 1) % self._stride == 0
+
+    def add(self, item: Item) -> None:
+        """Keep an item."""
+        self.items.append(item)
+        if len(self.items) > self._most:
+            self.items, self._stride = self.items[::2], 2 * self._stride

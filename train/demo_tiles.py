@@ -149,7 +149,7 @@ class _Prepared:
 
 
 @lru_cache(maxsize=1)
-@torch.no_grad()
+@torch.inference_mode()
 def _prepared(character: Character) -> _Prepared:
     portrait, encoder = load_trained(character.weights, character.device)
     sitter = Sitter.of(character.seed, character.head)
@@ -162,7 +162,7 @@ def _prepared(character: Character) -> _Prepared:
     return _Prepared(portrait, encoder, source, sitter, to_uint8(view.image)[0].numpy())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _render_frames(work: _Frames) -> np.ndarray:
     """Render some frames of a character, uint8 [frames, 4, S, S, 3]."""
     character, prepared = work.character, _prepared(work.character)

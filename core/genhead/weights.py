@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from triportrait.core.checkpoint import filled, load_neck, read_card, read_tensors, save_weights
@@ -19,6 +18,7 @@ from triportrait.core.motion.flame import Flame
 from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.safe_text import shown
+from triportrait.core.shapes_alone import shapes_alone
 
 KIND = "genhead"
 
@@ -93,7 +93,7 @@ def build_genhead(config: GenHeadConfig, tensors: Mapping[str, Tensor], origin: 
     Raises:
         InputError: names or shapes disagree with the config; `origin` starts the sentence.
     """
-    with torch.device("meta"):
+    with shapes_alone():
         generator = GenHead(config)
     return filled(generator, tensors, origin, f"a GenHead of the preset {shown(config.preset)}")
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 from triportrait.core.errors import InputError
 from triportrait.core.motion.declared_encoder import DeclaredEncoder
 from triportrait.core.motion.encoder import MotionColumns, MotionEncoder
@@ -20,6 +18,7 @@ from triportrait.core.motion.parameter_encoder import ParameterEncoder
 from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.safe_text import LONGEST_NAME, listed, literal, shown
+from triportrait.core.shapes_alone import shapes_alone
 
 MOST_COLUMNS = 4096  # numbers of a motion whose meaning a card may tell
 _FIELDS = {"name", "architecture", "motion_width", "crop", "columns"}
@@ -105,7 +104,7 @@ def _small(config: Any, origin: str, columns: MotionColumns | None, name: str) -
             f"{_ADVICE}"
         )
     try:
-        with torch.device("meta"):
+        with shapes_alone():
             sizes = config["motion_width"], config["crop_size"], tuple(config["widths"])
             return SmallMotionEncoder(*sizes, columns, name)
     except (TypeError, ValueError, RuntimeError) as error:

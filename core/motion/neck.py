@@ -118,18 +118,16 @@ def neck_grid(
         edges: `mesh_edges(faces)`, where it is at hand.
     """
     edges = mesh_edges(faces) if edges is None else edges
-    fine, coarse = (
-        surface_offsets(
-            grid_points(size, box_side, target.device), target, reference, faces, config.min_triangle_area, edges
-        )
-        for size in (config.fine_size, config.coarse_size)
-    )
+    sizes = (config.fine_size, config.coarse_size)
+    points = torch.cat([grid_points(size, box_side, target.device) for size in sizes])
+    offsets, squared = surface_offsets(points, target, reference, faces, config.min_triangle_area, edges)
+    fine, coarse = offsets.split([size**3 for size in sizes], 1)
     shape = (-1, config.fine_size, config.fine_size, config.fine_size, 4)
-    smooth = coarse[0].mT.reshape(-1, 3, config.coarse_size, config.coarse_size, config.coarse_size)
+    smooth = coarse.mT.reshape(-1, 3, config.coarse_size, config.coarse_size, config.coarse_size)
     for _ in range(2):
         smooth = F.avg_pool3d(F.pad(smooth, (1,) * 6, mode="replicate"), 3, stride=1)
     return NeckGrid(
-        fine=torch.cat([fine[0], fine[1][..., None]], -1).reshape(shape),
+        fine=torch.cat([fine, squared[:, : fine.shape[1], None]], -1).reshape(shape),
         coarse=smooth.permute(0, 2, 3, 4, 1).contiguous(),
         box_side=box_side,
         near_squared_distance=config.near_squared_distance,

@@ -31,6 +31,7 @@ from triportrait.core.published.network_contract import (
 )
 from triportrait.core.published.networks import Network, networks_of
 from triportrait.core.safe_text import shown
+from triportrait.core.shapes_alone import shapes_alone
 from triportrait.core.tracking.head_model import complete_flame, flame_file_tables, identity_of
 
 LICENCES = {
@@ -168,7 +169,7 @@ def convert(
 
 def _pdfgc() -> PDFGC:
     """Return what the card of the published motion encoder is written from; no memory is taken for weights."""
-    with torch.device("meta"):
+    with shapes_alone():
         return PDFGC()
 
 

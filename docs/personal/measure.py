@@ -299,13 +299,29 @@ def name_of(row: dict[str, Any]) -> str:
 
 def write_sheets(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write the sheet of all rows, those of earlier runs too."""
+    drawn = [row for row in rows if (out / "rows" / name_of(row)).exists()]
     blocks: list[tuple[str, list[Any]]] = []
-    for each in (row for row in rows if (out / "rows" / name_of(row)).exists()):
-        title = f"weights {each['weights'][:12]}, head {each['seed']}, {each['pictures']} given, {each['learned']}"
-        labels = ("front", "side")
-        blocks.append((title, list(zip(labels, read_rows(out / "rows" / name_of(each)), strict=True))))
+    for title, row in zip(titles(drawn), drawn, strict=True):
+        blocks.append((title, list(zip(("front", "side"), read_rows(out / "rows" / name_of(row)), strict=True))))
     if blocks:
         write_sheet(out / "sheet.png", COLUMNS, blocks, 68)
+
+
+def titles(rows: list[dict[str, Any]]) -> list[str]:
+    """Name each row by its weights, person, pictures and length; by what else differs, too, where rows differ in it."""
+    short = [
+        f"weights {row['weights'][:12]}, head {row['seed']}, {row['pictures']} given, {row['learned']}" for row in rows
+    ]
+    told = []
+    for title, row in zip(short, rows, strict=True):
+        alike = [other for other, its_title in zip(rows, short, strict=True) if its_title == title]
+        if any(other["encoder"] != row["encoder"] for other in alike):
+            title += f", motion encoder {row['encoder']}"
+        for name, value in row["config"].items():
+            if any(other["config"].get(name) != value for other in alike):
+                title += f", {name} {value}"
+        told.append(title)
+    return told
 
 
 if __name__ == "__main__":

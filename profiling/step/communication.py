@@ -11,10 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from triportrait.core.errors import InputError
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.shapes_alone import shapes_alone
 from triportrait.profiling.markdown import markdown_table
 from triportrait.train.config import ReenactConfig, StageConfig, StageName, TrainConfig
 from triportrait.train.stages.assemble import make_discriminator
@@ -54,7 +53,7 @@ def trained_networks(config: TrainConfig, stage: StageName) -> list[TrainedNetwo
     """Size the generator and, where a stage has one, the discriminator, without their memory."""
     stage_config: StageConfig = getattr(config, stage)
     schedule, losses = stage_config.schedule, stage_config.losses
-    with torch.device("meta"):
+    with shapes_alone():
         portrait = Portrait4D(config.model)
         discriminator = make_discriminator(config) if losses.adversarial else None
     moves = 1.0

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from triportrait.kernels import nearest_face as module
+from triportrait.kernels import pruned_faces
 from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.nearest_face import nearest_face
 
 
-@pytest.fixture(autouse=True, params=["triton", "reference"])
-def both_ways(request):
+@pytest.fixture(autouse=True, params=["triton", "reference", "auto"])  # on a CPU `auto` prunes
+def each_way(request):
     with use_backend(request.param):
         yield
 
@@ -75,6 +76,40 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 100)
     for a, b in zip(whole, nearest_face(points, vertices, faces, 0.05), strict=True):
         assert torch.equal(a, b)
+
+
+def head_like(rng):
+    """Make a closed mesh, [1, U, 3] and [F, 3], of many small triangles and some large ones, and points about it."""
+    columns, rows = 24, 18
+    lat, lon = torch.meshgrid(torch.linspace(-1.5, 1.5, rows), torch.linspace(-3, 3, columns) ** 3 / 9, indexing="ij")
+    ball = 0.4 * torch.stack([lat.cos() * lon.sin(), lat.sin(), lat.cos() * lon.cos()], -1).reshape(-1, 3)
+    corner = (torch.arange(rows - 1)[:, None] * columns + torch.arange(columns - 1)).flatten()
+    upper = torch.stack([corner, corner + 1, corner + columns], 1)
+    faces = torch.cat([upper, torch.stack([corner + 1, corner + columns + 1, corner + columns], 1)])
+    points = torch.rand(1, 400, 3, generator=rng) * 1.6 - 0.8
+    on_it = (ball[faces[::9]] * torch.tensor([0.5, 0.25, 0.25])[:, None]).sum(1)
+    return torch.cat([points, ball[None, ::5], on_it[None]], 1), ball[None], faces
+
+
+@pytest.mark.parametrize("min_area", [0.0, 2e-3, 1e9])
+def test_what_is_pruned_does_not_change_the_result(min_area):
+    points, vertices, faces = head_like(torch.Generator().manual_seed(3))
+    squared, face = nearest_face(points, vertices, faces, min_area)
+    with use_backend("reference"):
+        expected, expected_face = nearest_face(points, vertices, faces, min_area)
+    assert torch.equal(face, expected_face)
+    torch.testing.assert_close(squared, expected, rtol=2e-7, atol=1e-15)
+
+
+def test_most_edges_are_never_measured(monkeypatch):
+    points, vertices, faces = head_like(torch.Generator().manual_seed(3))
+    measured, original = [], pruned_faces._edge_squared
+    monkeypatch.setattr(
+        pruned_faces, "_edge_squared", lambda *given: (pairs := original(*given), measured.append(pairs.numel()))[0]
+    )
+    with use_backend("auto"):
+        nearest_face(points, vertices, faces, 2e-3)
+    assert sum(measured) < 0.25 * points.shape[1] * len(module.mesh_edges(faces).ends)
 
 
 def test_refuses_a_bad_shape_by_name():

@@ -164,36 +164,28 @@ def test_a_photo_is_refined_beside_the_frames_shown_saved_and_gone_with_its_sess
     assert not server.server.refining._buckets
 
 
-@pytest.mark.parametrize("how", ["cancelled", "another portrait", "session ends"])
-def test_a_refinement_ends_when_nobody_wants_it(server, slow, how):
-    page = Visitor(server)
-    dropped(server, page)
-    session = session_of(server, page)
-    plain = session.portrait
-    page.say(do="refine", on=True)
-    runs(page)
-    process = server.server.refining._running._process
-    assert process.poll() is None
-    assert list(folder_of(server).iterdir())
-    page.say(do="refine", on=True)
-    assert "is being refined already" in page.hear("notice", about="wish")["sentence"]
-    if how == "cancelled":
-        page.say(do="refine", on=False)
-        assert end_of(page)["state"] == "cancelled"
-        assert session.portrait is plain
-    elif how == "another portrait":
+def test_a_refinement_ends_when_another_portrait_is_shown(server, slow):
+    with Visitor(server) as page:
+        dropped(server, page)
+        session = session_of(server, page)
+        page.say(do="refine", on=True)
+        runs(page)
+        process = server.server.refining._running._process
+        assert list(folder_of(server).iterdir())
         dropped(server, page)  # the same picture once more is none
         assert session.refining is not None
-        state = dropped(server, page, OTHER)
-        assert state["offer"]
+        assert process.poll() is None
+        assert dropped(server, page, OTHER)["offer"]
         assert end_of(page)["state"] == "cancelled"
-    else:
-        page.__exit__()
+        nothing_is_left(server, process)
+        eventually(lambda: session.refining is None)
+
+
+def nothing_is_left(live: Running, process: subprocess.Popen) -> None:
+    """Wait until a refinement's process has ended, nobody is in line, and no file lies there."""
     eventually(lambda: process.poll() is not None)
-    eventually(lambda: not list(folder_of(server).iterdir()))
-    eventually(lambda: not server.server.refining._line and server.server.refining._running is None)
-    page.__exit__()
-    eventually(lambda: session.refining is None)
+    eventually(lambda: not list(folder_of(live).iterdir()))
+    eventually(lambda: not live.server.refining._line and live.server.refining._running is None)
 
 
 def test_a_recording_that_runs_keeps_its_version(server):
@@ -219,34 +211,48 @@ def test_a_recording_that_runs_keeps_its_version(server):
 
 
 def test_one_is_refined_at_a_time_and_others_wait_in_line(server, slow, monkeypatch):
+    """The first is cancelled, the session of the second ends while it is refined, the third leaves the line."""
     monkeypatch.setattr(refining, "MOST_IN_LINE", 2)
-    with Visitor(server) as one, Visitor(server) as two, Visitor(server) as three:
-        for page in (one, two, three):
-            assert dropped(server, page)["offer"]
-        one.say(do="refine", on=True)
-        runs(one)
-        two.say(do="refine", on=True)
-        waiting = two.hear("refining")
-        assert (waiting["state"], waiting["before"]) == ("waiting", 1)
-        assert server.figures()["triportrait_refinements_waiting"] == 1
-        three.say(do="refine", on=True)
-        assert "2 portraits are in line already" in three.hear("notice", about="wish")["sentence"]
-        one.say(do="refine", on=False)
-        assert end_of(one)["state"] == "cancelled"
-        runs(two)
-        three.say(do="refine", on=True)
-        assert three.hear("refining")["state"] == "waiting"
-        three.say(do="refine", on=False)  # who waits can leave the line
-        assert end_of(three)["state"] == "cancelled"
-    eventually(lambda: not server.server.refining._line)
-    eventually(lambda: not list(folder_of(server).iterdir()))
+    with Visitor(server) as one, Visitor(server) as three:
+        with Visitor(server) as two:
+            for page in (one, two, three):
+                assert dropped(server, page)["offer"]
+            session = session_of(server, one)
+            plain = session.portrait
+            one.say(do="refine", on=True)
+            runs(one)
+            first = server.server.refining._running._process
+            one.say(do="refine", on=True)
+            assert "is being refined already" in one.hear("notice", about="wish")["sentence"]
+            two.say(do="refine", on=True)
+            waiting = two.hear("refining")
+            assert (waiting["state"], waiting["before"]) == ("waiting", 1)
+            assert server.figures()["triportrait_refinements_waiting"] == 1
+            three.say(do="refine", on=True)
+            assert "2 portraits are in line already" in three.hear("notice", about="wish")["sentence"]
+            assert first.poll() is None
+            one.say(do="refine", on=False)
+            assert end_of(one)["state"] == "cancelled"
+            assert session.portrait is plain
+            eventually(lambda: first.poll() is not None)
+            eventually(lambda: session.refining is None)
+            runs(two)
+            second, left = server.server.refining._running._process, session_of(server, two)
+            three.say(do="refine", on=True)
+            assert three.hear("refining")["state"] == "waiting"
+            three.say(do="refine", on=False)  # who waits can leave the line
+            assert end_of(three)["state"] == "cancelled"
+            assert second.poll() is None
+        nothing_is_left(server, second)
+        eventually(lambda: left.refining is None)
 
 
 @pytest.mark.parametrize(
     "how, sentence",
     [("fails", refinement.FAILED), ("breaks off", refinement.FAILED), ("no memory", "too little memory")],
 )
-def test_a_refinement_that_fails_says_one_sentence_and_changes_nothing(server, monkeypatch, how, sentence):
+def test_a_refinement_that_fails_says_one_sentence_and_changes_nothing(server, monkeypatch, caplog, how, sentence):
+    """The last words of a process that breaks off are logged."""
     monkeypatch.setenv(VARIABLE, how)
     with Visitor(server) as page:
         dropped(server, page)
@@ -261,10 +267,16 @@ def test_a_refinement_that_fails_says_one_sentence_and_changes_nothing(server, m
         assert not list(folder_of(server).iterdir())
         page.frame(1)
         assert page.result().number == 1
+    broken_off = [record for record in caplog.records if record.message == "a refinement broke off"]
+    assert len(broken_off) == (how == "breaks off")
+    for record in broken_off:
+        assert record.fields["code"] == 3
+        last = [*(f"line {number}" for number in range(80, 99)), "the device is gone"]
+        assert record.fields["stderr"].splitlines() == last
 
 
 def test_one_that_takes_far_too_long_is_ended(server, slow, monkeypatch):
-    monkeypatch.setattr(refinement, "_START_S", -60 * 2 * 0.1 + 8)
+    monkeypatch.setattr(refinement, "_START_S", -60 * 2 * 0.1 + 2)
     with Visitor(server) as page:
         dropped(server, page)
         page.say(do="refine", on=True)
@@ -304,18 +316,6 @@ def test_a_stop_ends_what_is_refined_and_leaves_no_file(slow):
     assert time.monotonic() - began < 8
     eventually(lambda: process.poll() is not None)
     assert not folder.exists()
-
-
-def test_the_last_words_of_a_process_that_breaks_off_are_logged(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv(VARIABLE, "breaks off")
-    face = AlignedFace.middle(driving("head-5"), reenactor().image_size)
-    work = Work(face, "demo", "cpu", 0.1, tmp_path / "person.safetensors", 1, STAND_IN)
-    with pytest.raises(InputError, match="the refinement failed"):
-        refinement.Refinement(work, lambda *told: None).run()
-    (record,) = [record for record in caplog.records if record.message == "a refinement broke off"]
-    assert record.fields["code"] == 3
-    last = [*(f"line {number}" for number in range(80, 99)), "the device is gone"]
-    assert record.fields["stderr"].splitlines() == last
 
 
 def test_a_long_line_counts_once():

@@ -244,8 +244,8 @@ def scene(red: int | None, green: int | None, wall: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def two_people(tiny_weights):
-    with Pipeline.from_pretrained(tiny_weights, device="cpu", faces=TwoPeople()) as pipe:
+def two_people():
+    with Pipeline.from_pretrained("demo", device="cpu", faces=TwoPeople()) as pipe:
         yield pipe
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,12 @@ from tests.train import little, trained
 from triportrait.core.torch_threads import one_thread
 from triportrait.core.types import Camera
 from triportrait.train import loop
-from triportrait.train.config import TrainConfig
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.contact_sheets import around
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer, HeadView
 from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.data.scene_sampling import population
-from triportrait.train.evaluation.motion_response import Probe
-from triportrait.train.evaluation.probe import probe
 from triportrait.train.presets import STAGE_PRESETS
 
 SEED = 1
@@ -64,18 +62,15 @@ def little_preset() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def probed() -> Callable[[TrainConfig], Probe]:
-    """The probe of a config, photographed once for each cast and network: pictures that no training changes."""
-    found: dict[str, Probe] = {}
+@pytest.fixture(autouse=True, scope="module")
+def kept_pictures() -> Iterator[None]:
+    """Trainings share the pictures by which they look at themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ModuleNotFoundError):  # beside a GPU little may be installed, and no training runs
+            from tests.train.kept_pictures import keep
 
-    def once(config: TrainConfig) -> Probe:
-        key = repr((config.cast, config.model))
-        if key not in found:
-            found[key] = probe(config)
-        return found[key]
-
-    return once
+            keep(patch)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -20,9 +20,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
+import pytest
 import torch
 
 from tests.train import little
+from tests.train.kept_pictures import keep
 from triportrait.core.torch_threads import one_thread
 from triportrait.train import loop
 from triportrait.train.engines.build_engines import Engines
@@ -78,7 +80,9 @@ def main(work: Path, cases: list[str]) -> None:
     loop.LOG_EVERY = 1
     emulated = mock.patch.object(common, "multiplies_bf16", lambda device: True)  # a CPU without it may emulate it here
     init_from = InitFrom(static=str(work / "static"), motion=str(work / "trained"))
-    with emulated, one_thread(), process_group(always=not cases[0].endswith("plain:0")) as ranks:
+    group = process_group(always=not cases[0].endswith("plain:0"))
+    with emulated, one_thread(), pytest.MonkeyPatch.context() as patch, group as ranks:
+        keep(patch)
         for case in cases:
             name, engine, steps, *more = case.split(":")
             for begun in (one for one in more if one.startswith("half")):

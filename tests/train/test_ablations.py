@@ -254,8 +254,7 @@ def test_rows_without_pseudo_views_need_a_static_synthesizer_only_to_begin_as(ma
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_takes_five_steps_and_shows_itself(row, material, tmp_path, capsys, monkeypatch, probed):
-    monkeypatch.setattr("triportrait.train.run_one_stage.probe", probed)
+def test_every_row_takes_five_steps_and_shows_itself(row, material, tmp_path, capsys):
     run = tmp_path / "run"
     more = ["--images", 20, "--precision", "fp32", "--save-every", 20, "--sample-every", 20, "--adversarial-from", 4]
     assert cli.main(words(material, row, run, *more)) == 0
@@ -396,9 +395,8 @@ def test_row_g_needs_no_static_synthesizer_beside_init(material, tmp_path, monke
         (None, ["--weights", "a", "--init", "b"], "--init b: expected none beside --weights, which says it"),
     ],
 )
-def test_what_cannot_be_ablated_is_refused(row, more, said, material, tmp_path, capsys):
-    open_set(tmp_path / "few", little.CAST, little.model(), necks=False)
-    more = [str(tmp_path / word) if word == "few" else word for word in more]
+def test_what_cannot_be_ablated_is_refused(row, more, said, material, little_folder, tmp_path, capsys):
+    more = [str(little_folder) if word == "few" else word for word in more]
     assert cli.main(words(material, row, tmp_path / "run", *more)) == 2
     assert said in capsys.readouterr().err
 

@@ -50,8 +50,14 @@ def numbers(ours: float, copy: float, jaw: tuple[float, float]) -> GroupResult:
     return GroupResult(GROUP, found, {"ours": 31.257}, {SAME_HEAD: answers, ANOTHER_HEAD: answers}, [], [])
 
 
+def strangers(whole: float, face: float, jaw: tuple[float, float]) -> GroupResult:
+    found = numbers(whole, 21, jaw)
+    found.pictures[OURS][SELF]["psnr face"] = face
+    return found
+
+
 @pytest.mark.parametrize(
-    "found, met",
+    "cast, met",
     [
         (numbers(25, 21, (0.7, 0.6)), [True] * 10),
         (numbers(23.9, 21, (0.6, 0.5)), [False, False] + [True] * 8),
@@ -59,9 +65,19 @@ def numbers(ours: float, copy: float, jaw: tuple[float, float]) -> GroupResult:
         (numbers(24, 21, (0.6, 0.49)), [True, True] + [True, False] * 4),
     ],
 )
-def test_gates(found, met):
-    lines = gates(found)
-    assert [gate.met for gate in lines] == met
+@pytest.mark.parametrize(
+    "held_out, also_met",
+    [
+        (strangers(21, 18, (0.6, 0.5)), [True] * 10),
+        (strangers(20.9, 18, (0.59, 0.5)), [False, True] + [False, True] * 4),
+        (strangers(21, 17.9, (0.6, 0.49)), [True, False] + [True, False] * 4),
+    ],
+)
+def test_gates(cast, met, held_out, also_met):
+    lines = gates(cast, held_out)
+    assert [gate.met for gate in lines] == met + also_met
+    assert all("held-out heads" in gate.name for gate in lines[-10:])
+    assert len({gate.name for gate in lines}) == len(lines)
     for gate in lines:
         assert gate.line().startswith("met: " if gate.met else "missed: ")
         assert gate.to_dict()["met"] == gate.met
@@ -74,11 +90,11 @@ def test_gates(found, met):
 def test_a_baseline_that_is_missing_is_a_gate_that_is_not_passed():
     found = numbers(25, 21, (0.7, 0.6))
     found.pictures["copies"] = found.pictures.pop(STATIC)
-    lines = {gate.name: gate for gate in gates(found)}
+    lines = {gate.name: gate for gate in gates(found, strangers(21, 18, (0.6, 0.5)))}
     gate = lines["PSNR inside the face, driven by another head, over 'static synthesizer'"]
     assert gate.value is None
     assert not gate.met
-    assert len(lines) == 11
+    assert len(lines) == 21
     assert "not measured, wanted 3 dB or more" in gate.line()
 
 
@@ -127,7 +143,7 @@ def test_the_command_writes_tables_and_sheets(done):
         for cases in group["pictures"].values():
             assert all(f"{cases[case]['psnr']:.2f}" in table for case in CASES)
         assert list(group["response"]["another head"]) == list(group["response"]["same head"])
-    assert len(found["gates"]) == 1 + 3 + 8
+    assert len(found["gates"]) == 1 + 3 + 8 + 2 + 8
     sheet, axes = (np.asarray(Image.open(done / name)) for name in ("sheet.png", "axes.png"))
     assert sheet.shape[1] > 8 * 128 and axes.shape[1] > 8 * 128, "64 px are shown at twice their size"
 

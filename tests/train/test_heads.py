@@ -14,6 +14,7 @@ from triportrait.train.data.heads.anatomy import Kind
 from triportrait.train.data.heads.paint import Part
 from triportrait.train.data.heads.population import Expression, HairStyle, sample_expression, stream
 from triportrait.train.data.heads.rasterize import project
+from triportrait.train.data.heads.render import most_frequent
 from triportrait.train.data.heads.shapes import rotate, rotation_matrix
 from triportrait.train.data.scene_sampling import cameras
 
@@ -104,6 +105,14 @@ def test_antialiasing_is_the_mean_of_a_larger_picture(studio):
     soft, sharp = (studio.shoot(posed({"smile": 0.5}), [1], s, a) for s, a in ((48, 2), (96, 1)))
     torch.testing.assert_close(soft.image, torch.nn.functional.avg_pool2d(sharp.image, 2), atol=1e-6, rtol=0)
     torch.testing.assert_close(soft.landmarks * 2, sharp.landmarks, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("antialias", [1, 2, 3])
+def test_a_pixel_is_of_the_part_that_most_of_its_samples_show(antialias):
+    parts = torch.randint(0, 3, (2, 6 * antialias, 6 * antialias), generator=stream(3, 1)).to(torch.int8)
+    blocks = parts.unfold(1, antialias, antialias).unfold(2, antialias, antialias).flatten(3)
+    counts = torch.stack([(blocks == part).sum(-1) for part in range(len(Part))], -1)
+    assert torch.equal(most_frequent(parts, antialias).long(), counts.argmax(-1))  # the first of several
 
 
 def test_an_open_mouth_seen_from_the_side_shows_no_background(studio):

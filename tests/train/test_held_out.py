@@ -40,9 +40,8 @@ from triportrait.train.runs.stopping import Stopped
 
 
 @pytest.fixture(autouse=True)
-def little_preset(monkeypatch, probed):
+def little_preset(monkeypatch):
     """`tiny` is the smallest training here, every step is logged, and faces are not looked for."""
-    monkeypatch.setattr("triportrait.train.run_one_stage.probe", probed)
     monkeypatch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     monkeypatch.setattr("triportrait.train.run_one_stage.face_provider", lambda: None)

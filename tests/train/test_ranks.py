@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,6 @@ from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train import loop
 from triportrait.train.config import ReenactConfig
-from triportrait.train.data.pictures import open_set
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks, launched_ranks
 from triportrait.train.engines.zero import ZeroConfig
@@ -51,13 +51,13 @@ def launch(ranks: int, work: Path, cases: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
-    """All runs: `plain` in this process, `zero0` to `zero3` on two ranks, `half0` to `half3` stopped after 3 of 6;
+def work(little_folder, tmp_path_factory) -> Path:
+    """All runs: `plain` in this process, `zero0` to `zero3` on two ranks, `half0`, 2 and 3 stopped after 3 of 6;
     `again2` and `again3`, which go on where they were; `bf16plain` and `bf16zero` 0 and 3 in bfloat16; `nan` and
     `nan3` (ZeRO 2 and 3), which end in their second step, and `clean` plain, 1 and 3, which go on over it; `heads` and
     `moved` plain and 1, stage 1 and Portrait4D on generated heads."""
     folder = tmp_path_factory.mktemp("ranks")
-    open_set(folder / "cast", little.CAST, little.model())
+    shutil.copytree(little_folder, folder / "cast")
     trained.write(folder / "trained")
     trained.write_static(folder / "static")
     little_genhead.write(folder / "genhead")
@@ -68,7 +68,7 @@ def work(tmp_path_factory) -> Path:
         ranks_worker.main(folder, ["bf16plain:plain:0:bf16"])
         ranks_worker.main(folder, ["cleanplain:plain:0:nan:clean"])
         ranks_worker.main(folder, ["headsplain:plain:0:heads", "movedplain:plain:0:portrait4d"])
-    cases = [f"zero{n}:{n}:0" for n in STAGES] + [f"half{n}:{n}:3" for n in STAGES]
+    cases = [f"zero{n}:{n}:0" for n in STAGES] + [f"half{n}:{n}:3" for n in (0, 2, 3)]
     launch(
         2,
         folder,
@@ -174,12 +174,11 @@ def test_ranks_go_on_over_a_micro_batch_that_is_not_finite_as_one_process_does(s
 
 
 def test_a_run_that_was_stopped_goes_on_in_one_process_and_ends_as_one_that_was_not(work):
-    for stage in (1, 2):
-        assert [line["step"] for line in unclocked(work / f"half{stage}")] == [1, 2, 3]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "LOG_EVERY", 1)
-            ranks_worker.main(work, [f"half{stage}:plain:0"])
-        agree(unclocked(work / f"half{stage}"), unclocked(work / "plain"))
+    assert [line["step"] for line in unclocked(work / "half2")] == [1, 2, 3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 1)
+        ranks_worker.main(work, ["half2:plain:0"])
+    agree(unclocked(work / "half2"), unclocked(work / "plain"))
 
 
 def test_a_run_that_was_stopped_goes_on_on_two_ranks_to_the_last_digit(work):

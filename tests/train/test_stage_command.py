@@ -359,9 +359,11 @@ SLOW = """
 import sys, time
 from tests.train import little
 from triportrait.train.stages import reenact as stage2
+from triportrait.train.evaluation import probe
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait import cli
 STAGE_PRESETS["tiny"] = little.adversarial
+probe.ROWS = 1
 original = stage2.losses
 def losses(*given):
     print("step", flush=True)
@@ -374,7 +376,7 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_sigterm_saves_and_the_run_ends_as_one_that_was_not_stopped(material, tmp_path):
     """What a scheduler sends before it takes the machine back."""
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    more = ["--images", 80, "--save-every", 10**6, "--sample-every", 10**6]
+    more = ["--images", 32, "--save-every", 10**6, "--sample-every", 10**6]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SLOW, *words(material, "stage2", stopped, *more)]
     with subprocess.Popen(
@@ -389,7 +391,7 @@ def test_sigterm_saves_and_the_run_ends_as_one_that_was_not_stopped(material, tm
     assert time.monotonic() - begun < 60
     (checkpoint,) = checkpoints_of(stopped, "stage2")
     images = int(checkpoint.name.split("_")[-1])
-    assert 4 <= images < 80
+    assert 4 <= images < 32
     assert f"stopped after {images} images; the same command goes on" in said
     assert not [p for p in (stopped / FOLDER).iterdir() if p.name.startswith(".")]
     for run in (stopped, whole):

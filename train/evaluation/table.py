@@ -14,6 +14,7 @@ from triportrait.train.evaluation.metrics.measures import Measure
 from triportrait.train.evaluation.protocol import CASES, CROSS, CROWD, SELF
 
 LEAST_SELF_DB = 24.0
+LEAST_HELD_OUT_DB, LEAST_HELD_OUT_FACE_DB = 21.0, 18.0
 LEAST_MARGIN_DB = 3.0
 LEAST_CORRELATION, LEAST_GAIN = 0.6, 0.5
 GATED_AXES = ("jaw", "blink")
@@ -50,8 +51,8 @@ class Gate:
         return {"name": self.name, "wanted": self.threshold, "found": self.value, "unit": self.unit, "met": self.met}
 
 
-def gates(cast: GroupResult) -> list[Gate]:
-    """Return the gates of the cast; the first method is ours, the others are baselines."""
+def gates(cast: GroupResult, held_out: GroupResult) -> list[Gate]:
+    """Return the gates of the cast and of heads that no training saw; ours come first, then baselines."""
     ours = next(iter(cast.pictures.values()))
     result = [Gate("PSNR of the cast, driven by the same head", LEAST_SELF_DB, ours[SELF]["psnr"], " dB")]
     baselines = dict(list(cast.pictures.items())[1:])
@@ -62,12 +63,23 @@ def gates(cast: GroupResult) -> list[Gate]:
         result.append(
             Gate(f"PSNR inside the face, driven by another head, over {name!r}", LEAST_MARGIN_DB, margin, " dB")
         )
-    for axis in GATED_AXES:
-        for who in (SAME_HEAD, ANOTHER_HEAD):
-            answer = cast.response[who].get(axis, {})
-            for key, least in (("correlation", LEAST_CORRELATION), ("gain", LEAST_GAIN)):
-                result.append(Gate(f"{key} of {axis}, driven by {who_drives(who)}", least, answer.get(key)))
-    return result
+    result += _answer_gates(cast, "")
+    strangers = next(iter(held_out.pictures.values()))[SELF]
+    driven = "of held-out heads, driven by the same head"
+    result += [
+        Gate(f"PSNR {driven}", LEAST_HELD_OUT_DB, strangers["psnr"], " dB"),
+        Gate(f"PSNR inside the face {driven}", LEAST_HELD_OUT_FACE_DB, strangers["psnr face"], " dB"),
+    ]
+    return result + _answer_gates(held_out, " of held-out heads")
+
+
+def _answer_gates(group: GroupResult, whose: str) -> list[Gate]:
+    return [
+        Gate(f"{key} of {axis}{whose}, driven by {who_drives(who)}", least, group.response[who].get(axis, {}).get(key))
+        for axis in GATED_AXES
+        for who in (SAME_HEAD, ANOTHER_HEAD)
+        for key, least in (("correlation", LEAST_CORRELATION), ("gain", LEAST_GAIN))
+    ]
 
 
 def who_drives(who: str) -> str:

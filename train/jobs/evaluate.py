@@ -98,18 +98,18 @@ class Evaluate:
         }
         with whole_folder(self.out, self.overwrite, KIND, settings) as folder:
             results = _measured(trained, candidates, plan)
-            gates_of_cast = gates(results[0])
+            found_gates = gates(*results)
             notes = NOTES if self.static is None else (NOTES[0], STATIC_NOTE, NOTES[1])
             table = markdown(results, (*notes, GEOMETRY_NOTE) if plan.geometry_heads else notes)
             (folder / "table.md").write_text(table, encoding="utf-8")
-            numbers = _numbers(trained, candidates, plan, results, gates_of_cast)
+            numbers = _numbers(trained, candidates, plan, results, found_gates)
             (folder / "metrics.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
             write_pictures_sheet(folder / "sheet.png", results)
             write_axes_sheet(folder / "axes.png", results)
             if any(result.surfaces for result in results):
                 write_geometry_sheet(folder / "geometry.png", results)
         print(table)
-        for gate in gates_of_cast:
+        for gate in found_gates:
             print(gate.line())
         made = ", ".join(sorted(path.name for path in self.out.iterdir() if path.name != "index.json"))
         logger.info("%s: %s", self.out, made)
@@ -139,7 +139,7 @@ def _numbers(
     candidates: WeightsAndBaselines,
     plan: Plan,
     results: Sequence[GroupResult],
-    cast_gates: Sequence[Gate],
+    found_gates: Sequence[Gate],
 ) -> dict[str, Any]:
     return {
         "provenance": trained.provenance,
@@ -148,5 +148,5 @@ def _numbers(
         "protocol": dataclasses.asdict(plan),
         "device": candidates.device,
         "groups": [result.numbers() for result in results],
-        "gates": [gate.to_dict() for gate in cast_gates],
+        "gates": [gate.to_dict() for gate in found_gates],
     }

@@ -1,6 +1,6 @@
 """Light painted points, with the head's soft shadow on neck and shoulders, and paint the background behind them.
 
-Letters: N fragments, B batch. Light comes as one row per fragment.
+Letters: N fragments, B batch. Light and rotation come as one row per fragment, or as the only row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from triportrait.train.data.heads.anatomy import INNER_KINDS, Kind
 from triportrait.train.data.heads.paint import Surface
 from triportrait.train.data.heads.population import Light
-from triportrait.train.data.heads.shapes import dot, smoothstep, unit
+from triportrait.train.data.heads.shapes import beside, dot, smoothstep, unit
 from triportrait.train.data.heads.skull import HEAD_CENTRE, HEAD_SCALE, RADII
 
 WRAP = 0.45  # how far the key light reaches around
@@ -71,7 +71,7 @@ def head_shadow(kind: Tensor, position: Tensor, rotation: Tensor, towards: Tenso
 
 def _turn_back(vector: Tensor, rotation: Tensor) -> Tensor:
     """Return Rᵀ v, per fragment."""
-    return torch.stack([dot(rotation[:, :, axis], vector) for axis in range(3)], -1)
+    return beside(*(dot(rotation[:, :, axis], vector) for axis in range(3)))
 
 
 def background(light: Light, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Paint each point of a head from its paint coordinates, before light falls on it.
 
-Letters: N fragments. Colours are [N, 3] in [0, 1]. Identity and expression come as one row per fragment.
+Letters: N fragments. Colours are [N, 3] in [0, 1]. Identity and expression come as one row per fragment, or as the
+only row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from triportrait.train.data.heads import features
 from triportrait.train.data.heads.anatomy import Kind
 from triportrait.train.data.heads.hair import over_hairline
 from triportrait.train.data.heads.population import Expression, HairStyle, Identity
-from triportrait.train.data.heads.shapes import bump, dot, mix, smoothstep, unit
+from triportrait.train.data.heads.shapes import beside, bump, dot, mix, scaled, smoothstep, unit
 
 IRIS_ANGLE, PUPIL_ANGLE = 0.60, 0.28  # radians from the eye's axis
 FLESH = (0.33, 0.08, 0.09)  # the dark of the mouth
@@ -59,40 +60,38 @@ def paint(kind: Tensor, point: Tensor, member: Tensor, identity: Identity, expre
     Args:
         kind: [N] a Kind. point: [N, 3] paint coordinates. member: [N] rows of `identity` and `expression` [B].
     """
-    colour = identity.skin[member]
-    gloss, sharpness = torch.full_like(point[:, 0], 0.06), torch.full_like(point[:, 0], 18.0)
+    colour = torch.empty_like(point)
+    gloss, sharpness = torch.empty_like(point[:, 0]), torch.empty_like(point[:, 0])
     part = torch.zeros(len(kind), dtype=torch.int8, device=kind.device)
     for each in Kind:
         chosen = (kind == each).nonzero()[:, 0]
         if not len(chosen):
             continue
-        rows, p = member[chosen], point[chosen]
+        rows = member.index_select(0, chosen)
+        p = beside(*(component.index_select(0, chosen) for component in point.unbind(-1)))
+        who, face = identity.of(rows), expression.of(rows)
         shown_part: Tensor | int = int(PART_OF_KIND[each])
         shine: tuple[float, float] = (0.06, 18.0)
         if each == Kind.SKIN:
-            painted, shown_part = _skin(p, identity.take(rows), expression.take(rows))
+            painted, shown_part = _skin(p, who, face)
         elif each in (Kind.HAIR_SHELL, Kind.HAIR_BUN, Kind.HAIR_SHEET):
-            style, wave = identity.hair_style[rows], identity.hair_wave[rows]
-            painted, shine = _hair(p, each, style, identity.hair[rows], wave), (0.15, 9.0)
+            painted, shine = _hair(p, each, who.hair_style, who.hair, who.hair_wave), (0.15, 9.0)
         elif each == Kind.EYE:
-            painted, shine = (
-                _eye(p, identity.iris[rows], expression.gaze_x[rows], expression.gaze_y[rows]),
-                (0.10, 60.0),
-            )
+            painted, shine = _eye(p, who.iris, face.gaze_x, face.gaze_y), (0.10, 60.0)
         elif each == Kind.EAR:
-            skin = identity.skin[rows]
+            skin = who.skin
             hollow = bump((p[:, 1] - 0.12) / 0.45, (p[:, 2] - 0.25) / 0.42) * smoothstep(0.0, 0.4, p[:, 0].abs())
             painted = mix(skin * skin.new_tensor([1.0, 0.93, 0.91]), _dark(skin), 0.75 * hollow)
         elif each == Kind.NECK:
-            painted = identity.skin[rows] * 0.96
+            painted = who.skin * 0.96
         elif each == Kind.TORSO:
-            painted = _torso(p, identity.skin[rows], identity.cloth[rows])
+            painted = _torso(p, who.skin, who.cloth)
         elif each == Kind.TEETH:
             gaps = smoothstep(0.22, 0.08, torch.sin(p[:, 0] * 15.7).abs())
-            painted = p.new_tensor([0.96, 0.94, 0.90]) * (1 - 0.10 * gaps)[:, None]
+            painted = scaled(p.new_tensor([[0.96, 0.94, 0.90]]), 1 - 0.10 * gaps)
             painted = mix(painted, p.new_tensor(FLESH), smoothstep(0.40, 0.88, p[:, 0].abs()))
         elif each == Kind.GLASSES:
-            painted, shine = identity.frame[rows], (0.5, 30.0)
+            painted, shine = who.frame, (0.5, 30.0)
         else:
             flesh = (0.80, 0.37, 0.39) if each == Kind.TONGUE else FLESH
             painted, shine = p.new_tensor(flesh).expand_as(p), (0.0, 18.0)
@@ -119,7 +118,7 @@ def _skin(point: Tensor, who: Identity, face: Expression) -> tuple[Tensor, Tenso
     colour = _lids(colour, dark, hair, x, y, front, who, face)
     brow = features.brow_cover(x, y, who, face) * front
     hairs = 0.72 + 0.06 * torch.sin(x * 310 + y * 240)
-    colour = mix(colour, hair * hairs[:, None], brow * 0.95)
+    colour = mix(colour, scaled(hair, hairs), brow * 0.95)
     over = over_hairline(point, who)
     colour = mix(colour, hair * 0.6, smoothstep(-0.012, 0.0, over) * 0.8)
     colour = mix(colour, colour * colour.new_tensor([0.72, 0.64, 0.62]), 0.55 * smoothstep(-0.05, 0.0, over))  # shade
@@ -158,10 +157,10 @@ def _beard(colour: Tensor, point: Tensor, front: Tensor, who: Identity) -> Tenso
     edge = y - 0.9 * (x.abs() - 0.10).clamp(min=0) + 0.006 * torch.sin(x * 90)
     beard = smoothstep(-0.125, -0.158, edge) * smoothstep(-0.10, -0.02, z)
     chin = 0.85 * smoothstep(1.15, 0.75, (x / 0.10) ** 2 + ((y - features.MOUTH_Y + 0.004) / 0.052) ** 2)
-    colour = mix(colour, who.hair * stubble[:, None], beard * (1 - chin) * who.beard)
+    colour = mix(colour, scaled(who.hair, stubble), beard * (1 - chin) * who.beard)
     arc = (y + 0.138 + 1.6 * x * x) / 0.014
     moustache = torch.exp(-((x / 0.080) ** 4) - arc**4) * front
-    return mix(colour, who.hair * stubble[:, None], moustache * torch.maximum(who.moustache, (who.beard > 0.7).float()))
+    return mix(colour, scaled(who.hair, stubble), moustache * torch.maximum(who.moustache, (who.beard > 0.7).float()))
 
 
 def _lips(
@@ -203,7 +202,9 @@ def _hair(point: Tensor, kind: Kind, style: Tensor, hair: Tensor, wave: Tensor) 
         longitude, along = point[:, 0], point[:, 1]
         band = bump((along - 0.30) / 0.16)
     else:
-        longitude, along = torch.atan2(point[:, 0], point[:, 2]), point[:, 1] * (3.0 if kind == Kind.HAIR_SHELL else 1)
+        # rows, because an arc tangent of what lies in one piece may end in another bit
+        x, y, z = point.contiguous().unbind(-1)
+        longitude, along = torch.atan2(x, z), y * (3.0 if kind == Kind.HAIR_SHELL else 1)
         band = bump((along - 0.62) / 0.16)
     bend = 6 * torch.sin(along * 3) * wave
     coarse, fine = torch.sin(longitude * 34 + bend), torch.sin(longitude * 97 + 2.3 * bend + along * 3)
@@ -213,7 +214,7 @@ def _hair(point: Tensor, kind: Kind, style: Tensor, hair: Tensor, wave: Tensor) 
     curls = 0.86 + 0.12 * torch.sin(longitude * 19 + 9 * along) * torch.sin(along * 11 - longitude * 7)
     shade = torch.where(style == HairStyle.CURLY, curls, shade)
     fine = torch.where(style == HairStyle.CURLY, 0.0, fine)
-    colour = hair * shade[:, None]
+    colour = scaled(hair, shade)
     return mix(colour, colour + 0.10 + 0.25 * hair, band * (0.35 + 0.25 * fine))
 
 
@@ -227,13 +228,13 @@ def _eye(point: Tensor, iris: Tensor, gaze_x: Tensor, gaze_y: Tensor) -> Tensor:
         0.4 * smoothstep(0.85, 1.35, angle),
     )
     rays = 1 + 0.10 * torch.sin(22 * torch.atan2(point[:, 1] - axis[:, 1], point[:, 0] - axis[:, 0]))
-    disc = iris * ((0.82 + 0.45 * smoothstep(0.54, 0.26, angle)) * rays)[:, None]
+    disc = scaled(iris, (0.82 + 0.45 * smoothstep(0.54, 0.26, angle)) * rays)
     colour = mix(colour, disc, smoothstep(IRIS_ANGLE, IRIS_ANGLE - 0.05, angle))
     colour = mix(colour, iris * 0.40, 0.8 * smoothstep(0.06, 0.0, (angle - IRIS_ANGLE + 0.035).abs()))
     colour = mix(colour, torch.full_like(colour, 0.03), smoothstep(PUPIL_ANGLE + 0.02, PUPIL_ANGLE - 0.03, angle))
     glint = unit(axis * 0.8 + point.new_tensor([-0.26, 0.32, 0.0]))
     colour = mix(colour, torch.ones_like(colour), smoothstep(0.984, 0.992, dot(point, glint)))
-    return colour * (1 - 0.34 * smoothstep(0.05, 0.70, point[:, 1]))[:, None]  # the upper lid's shadow
+    return scaled(colour, 1 - 0.34 * smoothstep(0.05, 0.70, point[:, 1]))  # the upper lid's shadow
 
 
 def gaze_axis(gaze_x: Tensor, gaze_y: Tensor) -> Tensor:
@@ -246,5 +247,5 @@ def _torso(point: Tensor, skin: Tensor, cloth: Tensor) -> Tensor:
     """Paint a round collar with a seam, and some knit."""
     around = ((point[:, 0] / 0.42) ** 2 + ((point[:, 2] - 0.1) / 0.75) ** 2).sqrt()
     knit = 1 - 0.035 * (0.5 + 0.5 * torch.sin(around * 120))
-    colour = mix(skin * 0.96, cloth * knit[:, None], smoothstep(0.98, 1.0, around))
+    colour = mix(skin * 0.96, scaled(cloth, knit), smoothstep(0.98, 1.0, around))
     return mix(colour, cloth * 0.75, smoothstep(0.06, 0.0, (around - 1.05).abs()))

@@ -117,6 +117,10 @@ class Rows:
         """Return the rows that `index` (a slice, or int64 [N]) names, in its order."""
         return type(self)(**{name: value[index] for name, value in self.fields().items()})
 
+    def of(self, member: Tensor) -> Self:
+        """Return rows for points that belong to the heads `member` [N]; the row of an only head, which broadcasts."""
+        return self if len(self) == 1 else self.take(member)
+
     def columns(self) -> Self:
         """Return numbers as [B, 1] and colours as [B, 1, 3], which broadcast with B rows of points."""
         return type(self)(**{name: value[:, None] for name, value in self.fields().items()})

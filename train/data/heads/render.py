@@ -146,30 +146,35 @@ class HeadRenderer:
         posed: Posed,
         size: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return samples: image [B, S, S, 3] in [0, 1], opacity, depth, parts [B, S, S], positions [B, S, S, 3]."""
+        """Return samples: image [B, 3, S, S] in [0, 1], opacity, depth [B, 1, S, S], parts [B, S, S], positions."""
         mesh, batch = self.mesh, len(identity)
         fragments = self.fragments(identity, expression, camera, posed, size)
+        member, pixel = fragments.member, fragments.pixel
         position = fragments.gather(posed.vertices, mesh.faces)
-        kind = mesh.kind[fragments.face]
-        towards = camera.world_from_camera[fragments.member, :3, 3] - position
+        kind = mesh.kind.index_select(0, fragments.face)
+        # what one head has, broadcasts
+        eye, rotation = (
+            rows if batch == 1 else rows.index_select(0, member)
+            for rows in (camera.world_from_camera[:, :3, 3], posed.rotation)
+        )
+        towards = eye - position
         distance = dot(towards, towards).sqrt()
         view = towards / distance[:, None]
         normal = unit(fragments.gather(_normals(posed.vertices, mesh.faces), mesh.faces))
         normal = normal * torch.where(dot(normal, view) < 0, -1.0, 1.0)[:, None]
-        surface = paint(kind, fragments.gather(mesh.paint, mesh.faces), fragments.member, identity, expression)
-        lit = shade(
-            surface, kind, position, normal, view, posed.rotation[fragments.member], light.take(fragments.member)
-        )
-        image = background(light, size).reshape(-1, 3)
-        image[fragments.pixel] = lit
-        flat = image.new_zeros(batch * size * size, 5)
-        flat[fragments.pixel, 0], flat[fragments.pixel, 1] = 1.0, distance
-        flat[fragments.pixel, 2:] = fragments.gather(mesh.template, mesh.faces)
+        surface = paint(kind, fragments.gather(mesh.paint, mesh.faces), member, identity, expression)
+        lit = shade(surface, kind, position, normal, view, rotation, light.of(member))
+        template = fragments.gather(mesh.template, mesh.faces)
+        behind = background(light, size).permute(3, 0, 1, 2)  # [3, B, S, S]
+        planes = torch.cat([behind, behind.new_zeros(5, batch, size, size)]).flatten(1)  # [8, B * S * S]
+        seen = (*lit.unbind(-1), torch.ones_like(distance), distance, *template.unbind(-1))
+        for plane, value in zip(planes, seen, strict=True):
+            plane[pixel] = value
         parts = torch.full((batch * size * size,), int(Part.BACKGROUND), dtype=torch.int8, device=self.device)
-        parts[fragments.pixel] = surface.part
+        parts[pixel] = surface.part
         square = (batch, size, size)
-        image, flat = image.reshape(*square, 3), flat.reshape(*square, 5)
-        return image, flat[..., 0], flat[..., 1], parts.reshape(square), flat[..., 2:]
+        image, opacity, depth, positions = planes.unflatten(1, square).transpose(0, 1).split((3, 1, 1, 3), 1)
+        return image, opacity, depth, parts.reshape(square), positions
 
     def fragments(
         self, identity: Identity, expression: Expression, camera: Camera, posed: Posed, size: int
@@ -186,14 +191,15 @@ class HeadRenderer:
 
         def cut(member: Tensor, face: Tensor, weights: Tensor) -> Tensor:
             push = torch.zeros_like(weights[:, 0])
-            tested = self._may_be_slit[face].nonzero()[:, 0]
+            tested = self._may_be_slit.index_select(0, face).nonzero()[:, 0]
             if len(tested):
                 slit = self._slit(member[tested], face[tested], weights[tested], identity, expression)
                 push[tested] = SLIT_PUSH * slit
-            tested = cut_hair[member, face].nonzero()[:, 0]
+            place = face if len(cut_hair) == 1 else member * cut_hair.shape[1] + face
+            tested = cut_hair.flatten().index_select(0, place).nonzero()[:, 0]
             if len(tested):
                 point = self._paint_point(face[tested], weights[tested])
-                over = over_hairline(point, identity.take(member[tested]))
+                over = over_hairline(point, identity.of(member[tested]))
                 push[tested] = torch.where(over > 0, 0.0, torch.inf)
             return push
 
@@ -220,19 +226,15 @@ class HeadRenderer:
         return visible, cut
 
     def _paint_point(self, face: Tensor, weights: Tensor) -> Tensor:
-        corners = self.mesh.paint[self.mesh.faces[face]]
-        return (
-            weights[:, 0, None] * corners[:, 0]
-            + weights[:, 1, None] * corners[:, 1]
-            + weights[:, 2, None] * corners[:, 2]
-        )
+        no_member = torch.zeros_like(face)
+        return Fragments(no_member, no_member, face, weights).gather(self.mesh.paint, self.mesh.faces)
 
     def _slit(
         self, member: Tensor, face: Tensor, weights: Tensor, identity: Identity, expression: Expression
     ) -> Tensor:
         """Tell whether points of the skin lie in an eye slit or between the lips, [N]."""
         x, y, z = self._paint_point(face, weights).unbind(-1)
-        identity, expression = identity.take(member), expression.take(member)
+        identity, expression = identity.of(member), expression.of(member)
         eye = features.eye_slit(x, y, identity, expression)
         mouth = features.mouth_slit(x, y, identity, expression)
         opened = eye.inside | mouth.inside
@@ -262,16 +264,36 @@ def _pooled(
     image: Tensor, opacity: Tensor, depth: Tensor, parts: Tensor, positions: Tensor, antialias: int
 ) -> dict[str, Tensor]:
     """Pool samples to pixels: means (of depth and positions over the head alone) and the most frequent part."""
-    cover = _pool(opacity[:, None], antialias)
+    cover = _pool(opacity, antialias)
     over = cover.clamp(min=1e-6)
-    votes = F.one_hot(parts.long(), len(Part)).permute(0, 3, 1, 2).float()
+    order = torch.channels_last if antialias > 1 else torch.contiguous_format
     return {
-        "image": _pool(image.permute(0, 3, 1, 2), antialias) * 2 - 1,
-        "depth": _pool(depth[:, None], antialias) / over,
+        "image": (_pool(image, antialias) * 2 - 1).contiguous(memory_format=order),
+        "depth": _pool(depth, antialias) / over,
         "opacity": cover,
-        "parts": parts if antialias == 1 else _pool(votes, antialias).argmax(1).to(torch.int8),
-        "positions": _pool(positions.permute(0, 3, 1, 2), antialias) / over,
+        "parts": most_frequent(parts, antialias),
+        "positions": (_pool(positions, antialias) / over).contiguous(memory_format=order),
     }
+
+
+def most_frequent(parts: Tensor, antialias: int) -> Tensor:
+    """Return the most frequent part of each pixel's samples, the first of those that are equally frequent.
+
+    Args:
+        parts: [B, S * antialias, S * antialias] int8.
+
+    Returns:
+        [B, S, S] int8.
+    """
+    shifts = [(i, j) for i in range(antialias) for j in range(antialias)]
+    samples = [parts[:, i::antialias, j::antialias] for i, j in shifts]  # antialias² times [B, S, S]
+    winner = samples[0].clone()
+    mixed = torch.zeros_like(winner, dtype=torch.bool)
+    for sample in samples[1:]:
+        mixed |= sample != winner
+    votes = F.one_hot(torch.stack([sample[mixed] for sample in samples], 1).long(), len(Part)).sum(1)
+    winner[mixed] = votes.argmax(1).to(torch.int8)
+    return winner
 
 
 def _pool(x: Tensor, antialias: int) -> Tensor:

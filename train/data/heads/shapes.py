@@ -22,9 +22,20 @@ def bump(*ratios: Tensor) -> Tensor:
     return torch.exp(-sum((ratio * ratio for ratio in ratios[1:]), ratios[0] * ratios[0]))
 
 
+def beside(*components: Tensor) -> Tensor:
+    """Put C components [N] beside each other as [N, C]; in memory each stays in one piece, where arithmetic is fast."""
+    return torch.stack(components).mT
+
+
+def scaled(colour: Tensor, factor: Tensor) -> Tensor:
+    """Multiply colours, [N, 3] or [1, 3], by factors [N]."""
+    return (colour.mT * factor).mT
+
+
 def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Interpolate colours [N, 3] from `a` (share 0) to `b` (share 1); share is [N]."""
-    return a + (b - a) * share[..., None]
+    """Interpolate colours from `a` (share 0) to `b` (share 1), each [N, 3], [1, 3] or [3]; share is [N]."""
+    a, b = (torch.atleast_2d(colour).mT for colour in (a, b))
+    return (a + (b - a) * share).mT
 
 
 def grid_faces(columns: int, rows: int, closed: bool) -> Tensor:
