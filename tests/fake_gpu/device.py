@@ -95,17 +95,22 @@ def environment() -> dict[str, str]:
     """Return variables of a process that can have a fake GPU: kernels are compiled, and gradients find a device.
 
     PyTorch's engine asks for a device guard before it follows a gradient, which a build for CPUs has not: one that does
-    nothing is compiled, in a second, and loaded before PyTorch.
+    nothing is compiled, once in a process, and loaded before PyTorch.
 
     Raises: `subprocess.CalledProcessError` with what the compiler says.
     """
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return kept | {"LD_PRELOAD": str(_library()), LIBRARY: "1"}
+
+
+@cache
+def _library() -> Path:
     folder = Path(torch.__file__).parent
     built = Path(tempfile.mkdtemp(prefix="fake-gpu-")) / "device.so"
     words = ["-std=c++20", "-shared", "-fPIC", f"-I{folder}/include", str(Path(__file__).with_name("device.cpp"))]
     links = [f"-L{folder}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{folder}/lib"]
     subprocess.run(["c++", *words, "-o", str(built), *links], check=True, capture_output=True, text=True)
-    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return kept | {"LD_PRELOAD": str(built), LIBRARY: "1"}
+    return built
 
 
 def start_again_with_library() -> None:
