@@ -14,8 +14,9 @@ import sys
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,15 +27,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _pop_mode, _push_mode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
+
+from tests.fake_gpu.generators import CUDA, Generator, draws_checked
 
 aten = torch.ops.aten
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 BLOCK = 512  # bytes, what PyTorch's allocator gives at least
-CUDA = torch.device("cuda", 0)
 LIBRARY = "TRIPORTRAIT_FAKE_GPU"  # set in a process that has the library below
 UNCOUNTED = {
     "empty",
@@ -94,17 +95,22 @@ def environment() -> dict[str, str]:
     """Return variables of a process that can have a fake GPU: kernels are compiled, and gradients find a device.
 
     PyTorch's engine asks for a device guard before it follows a gradient, which a build for CPUs has not: one that does
-    nothing is compiled, in a second, and loaded before PyTorch.
+    nothing is compiled, once in a process, and loaded before PyTorch.
 
     Raises: `subprocess.CalledProcessError` with what the compiler says.
     """
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return kept | {"LD_PRELOAD": str(_library()), LIBRARY: "1"}
+
+
+@cache
+def _library() -> Path:
     folder = Path(torch.__file__).parent
     built = Path(tempfile.mkdtemp(prefix="fake-gpu-")) / "device.so"
     words = ["-std=c++20", "-shared", "-fPIC", f"-I{folder}/include", str(Path(__file__).with_name("device.cpp"))]
     links = [f"-L{folder}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{folder}/lib"]
     subprocess.run(["c++", *words, "-o", str(built), *links], check=True, capture_output=True, text=True)
-    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return kept | {"LD_PRELOAD": str(built), LIBRARY: "1"}
+    return built
 
 
 def start_again_with_library() -> None:
@@ -150,7 +156,6 @@ class FakeGpu(TorchDispatchMode):
         self.counts.waits[reason] += 1
 
     def __enter__(self) -> FakeGpu:
-        self._patches.enter_context(_GeneratorsChecked())
         for target, name, value in _cuda(self):
             self._patches.enter_context(mock.patch.object(target, name, value))
         self._patches.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
@@ -162,23 +167,31 @@ class FakeGpu(TorchDispatchMode):
         super().__exit__(*error)
         self._patches.close()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is traced here, and guarding every operator against it costs as much as it
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func.namespace == "prim":
+        known = _known(func)
+        if known.is_prim:
+            return func(*args, **(kwargs or {}))
+        name = known.name
+        if (kwargs and "pin_memory" in kwargs) or known.is_about_pins:
+            kwargs = dict(kwargs or {})
+            if kwargs.pop("pin_memory", False) or name in ("pin_memory", "_pin_memory"):
+                return self._pin(func(*args, **kwargs) if "pin" not in name else _copied_as_it_lies(args[0]))
+            if name == "is_pinned":
+                return args[0].untyped_storage()._cdata in self._pinned
+        kwargs = kwargs or {}
+        has_fakes = _any_fake(args) or (bool(kwargs) and _any_fake(kwargs.values()))
+        if not has_fakes and not _any_cuda(args) and not (kwargs and _any_cuda(kwargs.values())):
             return func(*args, **kwargs)
-        name = func.overloadpacket.__name__
-        if kwargs.pop("pin_memory", False) or name in ("pin_memory", "_pin_memory"):
-            return self._pin(func(*args, **kwargs) if "pin" not in name else _copied_as_it_lies(args[0]))
-        if name == "is_pinned":
-            return args[0].untyped_storage()._cdata in self._pinned
-        leaves = tree_leaves((args, kwargs))
-        has_fakes = any(isinstance(x, FakeTensor) for x in leaves)
-        goes_up = any(isinstance(x, torch.device) and x.type == "cuda" for x in leaves)
-        if not has_fakes and not goes_up:
-            return func(*args, **kwargs)
-        if func.has_kernel_for_dispatch_key(COMPOSITE):  # in inference mode an operator comes before it is taken apart
-            with _mode(self):
+        if known.is_composite:  # in inference mode an operator comes before it is taken apart
+            _push_mode(self)
+            try:
                 return func.decompose(*args, **kwargs)
+            finally:
+                _pop_mode()
         if name in ("_to_copy", "copy_") and (result := self._copied(func, name, args, kwargs)) is not None:
             return result
         if name in ("_local_scalar_dense", "equal"):
@@ -194,17 +207,18 @@ class FakeGpu(TorchDispatchMode):
             args = (args[0], [self._whole_index(x) for x in args[1]], *args[2:])
         if name in ("lift_fresh", "lift_fresh_copy") and not has_fakes:
             return func(*args, **kwargs)
-        self._refuse_host_tensors(name, leaves)
-        with self.fake:
-            result = func(*args, **kwargs)
-        self._hold(result)
-        if name not in UNCOUNTED and not _is_view(func):
+        if self.capturing:
+            _refuse_host_tensors(name, tree_leaves((args, kwargs)))
+        result = self.fake.__torch_dispatch__(func, types, args, kwargs)  # as it would be called within the mode
+        if known.is_view:
+            return result
+        made = (result,) if isinstance(result, Tensor) else tree_leaves(result)
+        self._hold(made)
+        if name not in UNCOUNTED:
             self.launched(name)
-            self.counts.dtypes |= {
-                str(x.dtype).removeprefix("torch.")
-                for x in tree_leaves(result)
-                if isinstance(x, Tensor) and x.is_floating_point()
-            }
+            self.counts.dtypes.update(
+                _name_of(x.dtype) for x in made if isinstance(x, Tensor) and x.is_floating_point()
+            )
         return result
 
     def _copied(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor | None:
@@ -235,12 +249,12 @@ class FakeGpu(TorchDispatchMode):
             return args[0]
         with self.fake:
             result = func(torch.empty_like(source, device="cpu"), **kwargs)
-        self._hold(result)
+        self._hold([result])
         return result
 
-    def _hold(self, result: Any) -> None:
+    def _hold(self, made: Iterable[Any]) -> None:
         """Count the memory of new tensors for as long as it is held."""
-        for tensor in tree_leaves(result):
+        for tensor in made:
             if isinstance(tensor, FakeTensor) and tensor.device.type == "cuda":
                 storage = tensor.untyped_storage()
                 if storage not in self._storages:
@@ -270,12 +284,6 @@ class FakeGpu(TorchDispatchMode):
         with self.fake:
             return torch.empty(len(index), dtype=torch.int64, device=index.device)
 
-    def _refuse_host_tensors(self, name: str, leaves: list[Any]) -> None:
-        if self.capturing:
-            for x in leaves:
-                if isinstance(x, Tensor) and x.device.type == "cpu" and x.dim():
-                    raise NotCapturable(f"{name}: reads a tensor of the host, {list(x.shape)}")
-
 
 class _Memoryless(FakeTensorMode):
     """PyTorch's mode of tensors without memory, which copies of its tensors share: each would bring one of its own."""
@@ -284,14 +292,58 @@ class _Memoryless(FakeTensorMode):
         return self
 
 
-@contextlib.contextmanager
-def _mode(gpu: FakeGpu) -> Iterator[None]:
-    """Enter the mode alone, within an operator of its own."""
-    TorchDispatchMode.__enter__(gpu)
-    try:
-        yield
-    finally:
-        TorchDispatchMode.__exit__(gpu, None, None, None)
+@dataclass(frozen=True)
+class _Known:
+    """What is asked of an operator at each call and does not change."""
+
+    name: str
+    is_prim: bool
+    is_about_pins: bool
+    is_composite: bool
+    is_view: bool
+
+
+@cache
+def _known(func: Any) -> _Known:
+    name, is_prim = func.overloadpacket.__name__, func.namespace == "prim"
+    return _Known(
+        name, is_prim, name in ("pin_memory", "_pin_memory", "is_pinned"),
+        not is_prim and func.has_kernel_for_dispatch_key(COMPOSITE), _is_view(func),
+    )  # fmt: skip
+
+
+@cache
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _any_fake(values: Iterable[Any]) -> bool:
+    """Tell whether a tensor of the device is among arguments, which may be lists of tensors."""
+    return any(isinstance(x, FakeTensor) or (isinstance(x, list | tuple) and _any_fake(x)) for x in values)
+
+
+def _any_cuda(values: Iterable[Any]) -> bool:
+    """Tell whether the device is among arguments."""
+    return any(isinstance(x, torch.device) and x.type == "cuda" for x in values)
+
+
+def _refuse_host_tensors(name: str, leaves: list[Any]) -> None:
+    for x in leaves:
+        if isinstance(x, Tensor) and x.device.type == "cpu" and x.dim():
+            raise NotCapturable(f"{name}: reads a tensor of the host, {list(x.shape)}")
+
+
+def unwatched(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Return work of the host alone that no fake GPU looks at, for which every operator of the host would pass through
+    Python; a tensor of the device is refused."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            made = work(*args, **kwargs)
+        assert not any(isinstance(x, FakeTensor) for x in tree_leaves((args, kwargs)))
+        return made
+
+    return run
 
 
 def _copied_as_it_lies(tensor: Tensor) -> Tensor:
@@ -303,44 +355,6 @@ def _is_view(func: Any) -> bool:
     """Tell whether an operator only looks at memory of its inputs."""
     returned = [value.alias_info for value in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in returned)
-
-
-class Generator(torch.Generator):
-    """A stream of random numbers, of the host or of the device, where its state is the seed and how many were drawn."""
-
-    _device: torch.device
-
-    def __new__(cls, device: torch.device | str = "cpu") -> Generator:
-        made = super().__new__(cls)
-        made._device = CUDA if torch.device(device).type == "cuda" else torch.device("cpu")
-        return made
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return self._device
-
-    def get_state(self) -> Tensor:
-        if self._device == CUDA:
-            return torch.tensor([self.initial_seed(), 0]).view(torch.uint8)
-        return super().get_state()
-
-    def set_state(self, state: Tensor) -> torch.Generator:
-        if self._device != CUDA:
-            return super().set_state(state)
-        if len(state) != 16:
-            raise RuntimeError(f"a state of {len(state)} bytes is none of a device's")
-        return self.manual_seed(int(state.view(torch.int64)[0]))
-
-
-class _GeneratorsChecked(TorchFunctionMode):
-    """Random numbers are drawn by a generator of their device; PyTorch's dispatcher hands on another object for it."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        generator = (kwargs or {}).get("generator")
-        if isinstance(generator, Generator) and generator.device.type != result.device.type:
-            raise RuntimeError(f"a generator of {generator.device} was given for numbers on {result.device}")
-        return result
 
 
 class _Stream:
@@ -447,6 +461,7 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     for name, value in returns.items():
         yield torch.cuda, name, lambda *arguments, _value=value, **options: _value
     yield torch, "Generator", Generator
+    yield from draws_checked()
     yield torch.cuda, "is_current_stream_capturing", lambda: gpu.capturing
     yield torch.cuda, "synchronize", lambda device=None: gpu.wait("device")
     yield torch.cuda, "Stream", lambda *arguments, **options: _Stream(gpu=gpu)
@@ -462,4 +477,6 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     yield fake_tensor, "init_gpu_context", lambda device: None
 
 
-__all__ = ["CUDA", "Counts", "FakeGpu", "Generator", "NotCapturable", "environment", "start_again_with_library"]
+__all__ = [
+    "CUDA", "Counts", "FakeGpu", "Generator", "NotCapturable", "environment", "start_again_with_library", "unwatched",
+]  # fmt: skip

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from tests.fake_gpu.device import start_again_with_library
 from tests.fake_gpu.libraries import Xformers
-from tests.fake_gpu.runs import Run, running, serve, train
+from tests.fake_gpu.runs import Run, face, reenactor, running, train
 from triportrait.core.config import tiny
 from triportrait.core.reconstruct import attention
+from triportrait.serve.precision import use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.train import presets
 from triportrait.train.objectives import discriminator
@@ -46,8 +47,11 @@ class Fault:
 
 
 def serve_little(run: Run) -> None:
-    """Serve frames of a small network, from graphs."""
-    serve(run, "fp16", tiny(), (1, 2))
+    """Serve a frame of a small network from graphs."""
+    engine = reenactor(tiny())
+    use_precision(engine, "fp16")
+    engine.capture(1, marked=[False])
+    engine.reenact(engine.prepare(face(engine.image_size)), face(engine.image_size, 0.1))
 
 
 def train_little(run: Run) -> None:
