@@ -348,7 +348,7 @@ CASES: dict[str, Case] = {
     "nearest_face": Case(
         _nearest_face, _mesh,
         (dict(B=1, P=5, U=5, F=3), dict(B=2, P=70, U=9, F=20), dict(B=0, P=4, U=5, F=3), dict(B=1, P=3, U=12, F=90)),
-        dict(B=1, P=13824, U=699, F=697), differentiable=False, wide_only=True,
+        dict(B=1, P=14336, U=699, F=697), differentiable=False, wide_only=True,
     ),
     "rasterize": Case(
         _rasterize, _globe,

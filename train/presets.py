@@ -27,7 +27,7 @@ _FRONT = 0.7  # share of sources from near the front, where a portrait is taken;
 
 
 def tiny() -> TrainConfig:
-    """Return the demo weights: a cast of 32 procedural heads at 128², for two CPU cores and a few hours."""
+    """Return the first training of the demo weights: 32 procedural heads at 128², two CPU cores and a few hours."""
     return TrainConfig(
         preset="tiny",
         model=tiny_model(),

@@ -15,7 +15,7 @@ import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -335,15 +335,25 @@ def _refuse_host_tensors(name: str, leaves: list[Any]) -> None:
 
 def unwatched(work: Callable[..., Any]) -> Callable[..., Any]:
     """Return work of the host alone that no fake GPU looks at, for which every operator of the host would pass through
-    Python; a tensor of the device is refused."""
+    Python; a tensor of the device that it takes or returns is refused."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
+        assert not any(isinstance(x, FakeTensor) for x in _leaves((args, kwargs))), "it is given a tensor of the device"
         with _disable_current_modes():
             made = work(*args, **kwargs)
-        assert not any(isinstance(x, FakeTensor) for x in tree_leaves((args, kwargs)))
+        assert not any(isinstance(x, FakeTensor) for x in _leaves(made)), "it returns a tensor of the device"
         return made
 
     return run
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what lies in containers and in the fields of dataclasses."""
+    for leaf in tree_leaves(value):
+        if is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from _leaves([getattr(leaf, one.name) for one in fields(leaf)])
+        else:
+            yield leaf
 
 
 def _copied_as_it_lies(tensor: Tensor) -> Tensor:

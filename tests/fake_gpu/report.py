@@ -1,4 +1,4 @@
-"""Run everything on a fake GPU: python -m tests.fake_gpu.report OUT.json [--compile N] [--untabled] [RUN ...]"""
+"""Run everything on a fake GPU: python -m tests.fake_gpu.report OUT.json [--compile N] [RUN ...]"""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from pathlib import Path
 
 from tests.fake_gpu.device import start_again_with_library
 
-IN_ONE_DTYPE = ("march_deterministic", "march_random", "march_still")  # in which test_compile_table.py compiles them
-
 
 def main() -> None:
     """Run what is named, everything by default, and write counts, launches and what was compiled into a file."""
     from tests.fake_gpu.launches import Programs, compile_programs
     from tests.fake_gpu.runs import RUNS, running
-    from tests.slow_cpu import SLOW_CPU
     from triportrait.profiling.cases import CASES, DTYPES, LAUNCHED
     from triportrait.profiling.compile_table import launches as tabled
 
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--compile", type=int, default=0, metavar="N", help="compile each N-th program; 0: none")
-    parser.add_argument(
-        "--untabled", action="store_true", help="compile none of those that test_compile_table.py compiles"
-    )
     parser.add_argument("runs", nargs="*", default=list(RUNS))
     options = parser.parse_args()
     programs: Programs = {}
@@ -43,13 +37,7 @@ def main() -> None:
     compiled = []
     if options.compile:
         start = time.perf_counter()
-        tabled_here = () if not options.untabled else ("bf16",) if SLOW_CPU else ("bf16", "fp16")
-        wanted = [
-            program
-            for key, program in programs.items()
-            if (case := cases.get(key) or "").startswith(IN_ONE_DTYPE) or not case.endswith(tabled_here)
-        ]
-        compiled = compile_programs(wanted[:: options.compile])
+        compiled = compile_programs(list(programs.values())[:: options.compile])
         faults = [row for row in compiled if row["fault"]]
         print(*faults, sep="\n")
         print(

@@ -12,8 +12,7 @@ import pytest
 from tests.fake_gpu.conditions import NEEDS
 
 pytestmark = NEEDS
-EVERY = 6  # one program in so many is compiled here of those that test_compile_table.py does not compile;
-# all by `python -m tests.fake_gpu.report OUT.json --compile 1`
+EVERY = 6  # one program in so many is compiled here, all by `python -m tests.fake_gpu.report OUT.json --compile 1`
 SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
 FRAME_LAUNCHES, TURNED_LAUNCHES = 12, 13  # outside of graphs, of a captured frame
 LARGEST_STEP_GB = 22.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
@@ -26,7 +25,7 @@ FAULTS = 9
 @pytest.fixture(scope="module")
 def report(ran) -> dict[str, Any]:
     """All runs, one after the other."""
-    return ran("tests.fake_gpu.report", "--compile", str(EVERY), "--untabled")
+    return ran("tests.fake_gpu.report", "--compile", str(EVERY))
 
 
 @pytest.fixture(scope="module")

@@ -203,7 +203,7 @@ def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
 
 
 def test_a_minute_of_driving_does_not_grow(tmp_path, capsys, monkeypatch):
-    """The short form of the long latency run: a minute of its table has 24 s here."""
+    """The short form of the long latency run: rows of its table hold 24 s instead of 60, so that a minute fills two."""
     monkeypatch.setattr(measure, "ROW_S", 24.0)
     out = tmp_path / "figures.json"
     assert cli.main(["profile", "live", "--seconds", "60", "--out", str(out)]) == 0

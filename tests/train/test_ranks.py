@@ -174,6 +174,7 @@ def test_ranks_go_on_over_a_micro_batch_that_is_not_finite_as_one_process_does(s
 
 
 def test_a_run_that_was_stopped_goes_on_in_one_process_and_ends_as_one_that_was_not(work):
+    """A checkpoint of ZeRO 2; two ranks go on from those of 2 and 3, four ranks from those of 0 and 3."""
     assert [line["step"] for line in unclocked(work / "half2")] == [1, 2, 3]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "LOG_EVERY", 1)
