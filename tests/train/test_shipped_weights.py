@@ -67,12 +67,15 @@ def test_they_talk_and_blink_on_this_machine_too(tmp_path, record_row):
     assert cli.main(["evaluate", "demo", "--out", str(out), *few]) == 0
     cast, strangers = json.loads((out / "metrics.json").read_text())["groups"]
     ours, of_strangers = (next(iter(group["pictures"].values())) for group in (cast, strangers))
-    answers = cast["response"]["same head"]
+    answers, of_them = (group["response"]["same head"] for group in (cast, strangers))
     decibels = f"self {ours['self']['psnr']:.1f} dB", f"of strangers {of_strangers['self']['psnr']:.1f} dB"
     gains = (f"{axis} {answers[axis]['gain']:.2f}" for axis in ("jaw", "blink"))
     record_row("the package's weights, 3 heads", (*decibels, *gains))
     assert ours["self"]["psnr"] > 22.5
-    assert of_strangers["self"]["psnr"] > 17.3
+    assert of_strangers["self"]["psnr"] > 17.3, "15.7 of weights that know 32 heads"
+    assert of_strangers["self"]["psnr face"] > 15, "13.9 of those"
+    assert of_them["jaw"]["gain"] > 0.45, "0.35 of those"
+    assert of_them["jaw"]["correlation"] > 0.7, "0.59 of those"
     for axis in ("jaw", "blink"):
         assert answers[axis]["gain"] > 0.45, axis
         assert answers[axis]["correlation"] > 0.6, axis
