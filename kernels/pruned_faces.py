@@ -98,8 +98,8 @@ def _clusters(vertices: Tensor, ends: Tensor) -> _Clusters:
     for _ in range(halvings):
         places = middle[edges]  # [groups, edges of a group, 3]
         axis = (places.amax(1) - places.amin(1)).argmax(1)
-        along = places.gather(2, axis[:, None, None].expand(-1, places.shape[1], 1))[..., 0]
-        edges = edges.gather(1, along.argsort(dim=1, stable=True)).reshape(2 * len(edges), -1)
+        coordinate = places.gather(2, axis[:, None, None].expand(-1, places.shape[1], 1))[..., 0]
+        edges = edges.gather(1, coordinate.argsort(dim=1, stable=True)).reshape(2 * len(edges), -1)
     a, b = vertices[ends[edges]].unbind(2)  # [K, M, 3]
     start, along = a.unbind(2), (b - a).unbind(2)
     length = (along[0] * along[0] + along[1] * along[1] + along[2] * along[2]).clamp(min=1e-30)

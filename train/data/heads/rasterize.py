@@ -107,9 +107,8 @@ def rasterize(
     live = visible & (right >= left) & (bottom >= top) & (area.abs() > 1e-9)
     live &= two_sided | (area < 0)  # y points down: what faces the camera turns clockwise
     live &= _least(z) > 0
-    triangles = _Triangles(
-        *(_flat(corners) for corners in (x, y, [1 / corner.clamp(min=1e-6) for corner in z])), area.flatten()
-    )
+    inverse = [1 / corner.clamp(min=1e-6) for corner in z]
+    triangles = _Triangles(_flat(x), _flat(y), _flat(inverse), area.flatten())
     buffer = torch.full((batch * size * size,), _EMPTY, dtype=torch.int64, device=device)
     bounds = _Bounds(*(bound.flatten() for bound in (left, top, right, bottom)))
     for index, pixel in _covered(live.flatten(), bounds, triangles, count, size):
@@ -190,15 +189,17 @@ def _covered(
     on_cpu = live.device.type == "cpu"
     if not on_cpu:  # there, few large steps are faster than many small ones
         width = height = torch.maximum(width, height)
-    sides = torch.tensor([side for side in _SIDES if side < size] + [size], dtype=width.dtype, device=width.device)
-    kind = torch.bucketize(width, sides) * len(sides) + torch.bucketize(height, sides)
+    sides = [side for side in _SIDES if side < size] + [size]
+    limits = torch.tensor(sides, dtype=width.dtype, device=width.device)
+    kind = torch.bucketize(width, limits) * len(sides) + torch.bucketize(height, limits)
     chosen = chosen.index_select(0, kind.argsort(stable=True))
     triangles = triangles.take(chosen)
     left, top = (bound.index_select(0, chosen) for bound in bounds[:2])
     first_pixel = chosen // count * (size * size) if len(live) > count else torch.zeros_like(chosen)
     places = torch.arange(size, device=live.device)
-    steps, sides = places.to(left.dtype), sides.long().tolist()
-    found, total, start = [], 0, 0
+    steps = places.to(left.dtype)
+    found: list[list[Tensor]] = []
+    total = start = 0
     for number, stop in enumerate(torch.bincount(kind, minlength=len(sides) ** 2).cumsum(0).tolist()):
         columns, rows = sides[number // len(sides)], sides[number % len(sides)]
         step = max(1, (_CPU_CHUNK if on_cpu else _CHUNK) // (columns * rows))
