@@ -237,7 +237,7 @@ def test_the_same_again_gives_the_same(weights, done, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith((done / "table.md").read_text())
     gated = [line for line in said.splitlines() if line.startswith(("met: ", "missed: "))]
-    assert len(gated) == 12
+    assert len(gated) == 22
     assert said.strip().endswith(gated[-1])
 
 
