@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from triportrait.serve.reenactor import PreparedSource
 
 S = 128
 PORTRAIT = EXAMPLES / "head-1.jpg"
+FILM = Path(__file__).parents[2] / "docs" / "demo" / "driving.mp4"
 GREY = round((BACKGROUND + 1) * 127.5)
 needs_mesh = pytest.mark.skipif(fault("skimage") is not None, reason="needs the extra mesh")
 
@@ -117,15 +119,16 @@ def test_side_by_side_keeps_its_pictures_and_adds_one_of_geometry(pipe, source):
     assert not np.array_equal(shown[1].image[:, 4 * S :], shown[0].image[:, 4 * S :])
 
 
-@pytest.mark.parametrize("show", ["normals", pytest.param("mesh", marks=needs_mesh)])  # depth of 128 px is too smooth
-def test_the_command_writes_marked_and_signed_films_of_geometry(driving, tmp_path, capsys, show, pipe):
+@pytest.mark.parametrize("show", ["depth", pytest.param("mesh", marks=needs_mesh)])
+def test_the_command_writes_marked_and_signed_films_of_geometry(tmp_path, capsys, show, pipe):
+    """A film of some frames: after H.264 one or two of 128 px are too few to be sure of."""
     out = tmp_path / "out.mkv"
-    command = ["reenact", str(PORTRAIT), str(driving), str(out), "--weights", "demo", "--device", "cpu"]
-    assert main([*command, "--faces", "none", "--show", show, "--frames", "2"]) == 0, capsys.readouterr().err
-    assert frames_of(out).shape == (2, S, S, 3)
+    command = ["reenact", str(PORTRAIT), str(FILM), str(out), "--weights", "demo", "--device", "cpu"]
+    assert main([*command, "--faces", "none", "--show", show, "--frames", "4"]) == 0, capsys.readouterr().err
+    assert frames_of(out).shape == (4, S, S, 3)
     assert verify(out).watermark.message is not None
-    frames = pipe.animate(PORTRAIT, driving, controls=Controls(show=show), frames=2)
-    library = pipe.save(frames, tmp_path / "library.mkv", sound=driving)
+    frames = pipe.animate(PORTRAIT, FILM, controls=Controls(show=show), frames=4)
+    library = pipe.save(frames, tmp_path / "library.mkv", sound=FILM)
     assert library.read_bytes() == out.read_bytes()
 
 
