@@ -51,9 +51,11 @@ def nearest_face(
         one that stands first in `faces` is returned. All is computed in float64, without a gradient.
 
     Raises:
-        ValueError: a shape disagrees.
+        ValueError: a shape disagrees, or there is no face.
     """
     shapes(points=(points, "B P 3"), vertices=(vertices, "B U 3"), faces=(faces, "F 3"))
+    if not len(faces):
+        raise ValueError("faces: expected at least one triangle, got none")
     with torch.no_grad():
         edges = mesh_edges(faces) if edges is None else edges
         if runs_triton(points=points, vertices=vertices, faces=faces, ends=edges.ends, first_face=edges.first_face):
@@ -133,9 +135,9 @@ def _each(
 
 
 def mesh_edges(faces: Tensor) -> Edges:
-    """List the edges of faces [F, 3] int64, each once."""
+    """List the edges of one face or more, [F, 3] int64, each once."""
     ends = torch.stack([faces, faces.roll(-1, 1)], -1).sort(-1).values.reshape(-1, 2)  # [3F, 2]
-    stride = ends.max() + 1 if len(ends) else 1
+    stride = ends.max() + 1
     numbers, inverse = torch.unique(ends[:, 0] * stride + ends[:, 1], return_inverse=True)  # faster than of pairs
     edges = torch.stack([numbers // stride, numbers % stride], 1)
     owner = torch.arange(len(faces), device=faces.device).repeat_interleave(3)

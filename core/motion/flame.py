@@ -225,14 +225,19 @@ def check_indices(name: str, indices: Tensor, below: int, columns: int = 0) -> N
         columns: columns of the table [N, columns]; 0 takes any shape.
 
     Raises:
-        InputError: it has another shape, or a value is no whole number from 0 to below - 1.
+        InputError: it has another shape or is empty, or a value is no whole number from 0 to below - 1.
     """
     if indices.dtype == torch.bool or (columns and (indices.ndim != 2 or indices.shape[1] != columns)):
         shape = f" [N, {columns}]" if columns else ""
         got = f"{list(indices.shape)} of {kind_of(indices)}"
         raise InputError(f"{name}: expected whole numbers{shape}, got {got}; convert the weights again")
-    if indices.is_floating_point() or indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= below:
-        raise InputError(f"{name}: expected whole numbers from 0 to {below - 1}; convert the weights again")
+    if indices.numel() == 0 or indices.is_floating_point():
+        got = "real numbers" if indices.numel() else "an empty table"
+    elif (least := int(indices.min())) < 0 or (most := int(indices.max())) >= below:
+        got = f"{least}" if least < 0 else f"{most}"
+    else:
+        return
+    raise InputError(f"{name}: expected whole numbers from 0 to {below - 1}, got {got}; convert the weights again")
 
 
 def rotation_matrices(vectors: Tensor) -> Tensor:

@@ -187,6 +187,14 @@ def test_tables_of_another_kind_are_refused_before_they_are_used(name, change_of
     assert str(caught.value).isprintable()
 
 
+def test_a_mesh_without_faces_is_refused_in_a_sentence():
+    flame = flame_tables()
+    mesh = mesh_tables(flame)
+    mesh["coarse_faces"] = mesh["coarse_faces"][:0]
+    with pytest.raises(InputError, match=r"coarse_faces: expected whole numbers from .* got an empty table"):
+        NeckField(tiny().neck, 1.3, flame, mesh)
+
+
 @pytest.mark.parametrize("name", ["a.b", "", "forward", "\x1b[2J"])
 def test_tables_of_odd_names_are_refused(folder, name):
     tables = {f"neck.flame.{key}": table for key, table in flame_tables().items()}

@@ -117,3 +117,9 @@ def test_refuses_a_bad_shape_by_name():
     points, vertices, faces = make()
     with pytest.raises(ValueError, match=r"vertices: expected \[B, U, 3\] with B=2 from points, got \[1, 36, 3\]"):
         nearest_face(points, vertices[:1], faces, 0.0)
+
+
+def test_refuses_a_mesh_without_faces():
+    points, vertices, faces = make()
+    with pytest.raises(ValueError, match="faces: expected at least one triangle, got none"):
+        nearest_face(points, vertices, faces[:0], 0.0)
