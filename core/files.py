@@ -157,9 +157,10 @@ def _inside(value: Any) -> list[Any]:
 def check_tensor_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Check and return the header of a safetensors file, of which the library itself would take up to 100 MB.
 
-    Returns: name -> {"dtype", "shape", "data_offsets"}, and "__metadata__" where there is one.
+    Returns: name -> {"dtype", "shape", "data_offsets"}, and "__metadata__", name -> text, where there is one.
     Raises: `OSError` for what is missing or out of reach; `InputError` for what is no regular file; `ValueError`, in
-        words, for a header that is cut, larger than `MOST_HEADER`, no JSON or names a tensor twice.
+        words, for a header that is cut, larger than `MOST_HEADER`, no JSON or names a tensor twice, and for metadata
+        that are no texts.
     """
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -171,4 +172,9 @@ def check_tensor_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         header = parsed_json(file.read(length))
     if not isinstance(header, dict):
         raise ValueError("its header is no object")
-    return header
+    metadata = header.pop("__metadata__", None)
+    if metadata is None:
+        return header
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("its metadata are no object of texts")
+    return header | {"__metadata__": metadata}

@@ -291,7 +291,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the header tells of the tensors, and the card."""
     header = check_tensor_file(path)
     told = header.pop("__metadata__", {})
-    card = parsed_json(told["person"]) if isinstance(told, dict) and "person" in told else None
+    card = parsed_json(told["person"]) if "person" in told else None
     if not isinstance(card, dict):
         raise InputError(f"{path}: expected a person's file, got other tensors; {_REMAKE}")
     if card.get("format") != FORMAT:

@@ -28,13 +28,14 @@ class AligningNetworks(OpenNetworks):
     ) -> tuple[SourcePicture, AlignedFace]:  # fmt: skip
         """Read a portrait and align its face; the log says what it is taken for.
 
-        `is_first` is False for the further pictures of a person, of which a user chooses no face.
+        `is_first` is False for the further pictures of a person, of which a user chooses no face, and which need not
+        show any.
         """
         check_face_number("face", face)
         check_fit(track)
         picture = source
         if not isinstance(picture, SourcePicture):
-            picture = read_source(picture, face, source_params, self._finder, need_faces(self.weights))
+            picture = read_source(picture, face, source_params, self._finder, is_first and need_faces(self.weights))
         reenactor = self._reenactor
         aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
         if track == "fit":
@@ -42,7 +43,7 @@ class AligningNetworks(OpenNetworks):
         if (picture.faces or 0) > 1 and face is None:
             another = "--face N takes another" if is_first else "cut out another to take it"
             logger.info("%s: %d faces, the largest is taken; %s", picture.name, picture.faces, another)
-        if aligned.tracking.landmarks is None:
+        if aligned.tracking.landmarks is None and (is_first or picture.faces is None):
             why = why_no_landmarks(self._finder) if picture.faces is None else "no face"
             logger.info("%s: %s; its middle square is taken as aligned, the motion crop as centred", picture.name, why)
         elif picture.face is not None and aligned.placed.side < reenactor.image_size / 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -75,26 +76,41 @@ def all_faces(
     Args:
         sources: as `listed` gives them.
         portrait, first: the picture that is the source, and its face; pictures that are it again are left out.
-        read: reads one picture and aligns its face.
+        read: reads one picture and aligns its face. A picture without one is left out where the portrait shows one.
         tracker: makes what finds the face of a frame, unsmoothed.
         params: the folder with the files of the faces.
 
     Returns:
-        At most MOST_PICTURES faces; the source is the first.
+        At most MOST_PICTURES faces, no two of the same pixels; the source is the first.
     """
     several = sum(holds_several(source) for source in sources)
     single = sum(not holds_several(source) for source in sources[1:])
     each = (MOST_PICTURES - 1 - single) // max(several, 1)
     faces: list[AlignedFace] = []
+    faceless = 0
     for number, source in enumerate(sources):
         if holds_several(source):
             film = DrivingFrames.open(Path(str(source)), params, MOST_FRAMES)
             faces += _faces_of(film, portrait, number == 0, tracker, max(each, 1))
         elif number:
             picture, face = read(source)
-            faces += [] if np.array_equal(picture.image, portrait.image) else [face]
-    others = [face for face in faces if not np.array_equal(face.crop, first.crop)]
-    return [first, *others][:MOST_PICTURES]
+            if picture.faces == 0 and portrait.face is not None:
+                faceless += 1
+            elif not np.array_equal(picture.image, portrait.image):
+                faces.append(face)
+    if faceless:
+        logger.info("%d of the pictures show%s no face, and are left out", faceless, "s" * (faceless == 1))
+    return _without_copies([first, *faces])[:MOST_PICTURES]
+
+
+def _without_copies(faces: Sequence[AlignedFace]) -> list[AlignedFace]:
+    """Leave out faces of the same pixels: one that is kept aside must not be learned from, too."""
+    different: dict[bytes, AlignedFace] = {}
+    for face in faces:
+        different.setdefault(hashlib.sha256(face.crop.tobytes()).digest(), face)
+    if copies := len(faces) - len(different):
+        logger.info("pictures that came more than once are taken once: %d left out", copies)
+    return list(different.values())
 
 
 def _faces_of(

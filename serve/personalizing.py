@@ -30,7 +30,7 @@ from triportrait.serve.picture_inputs import Picture
 from triportrait.serve.pipeline_inputs import optional_path
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.tracked.person_mask import person_mask
-from triportrait.serve.weight_loading import need_faces
+from triportrait.serve.weight_loading import files_of, need_faces
 
 TRAINER = "triportrait.train.personal"  # serve imports nothing of train: it is loaded when somebody is to be learned
 LEAST_SHARE = 0.05  # of an aligned picture; where less is a person, the mask has not found them
@@ -56,7 +56,8 @@ def refine_config(minutes: float | None, steps: int | None, rank: int | None, se
     of_updates = {} if rank is None else {"rank": rank}
     for name, value, kind in (("minutes", minutes, (int, float)), ("steps", steps, int), ("rank", rank, int),
                               ("seed", seed, int)):  # fmt: skip
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or not math.isfinite(value)):
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if value is not None and (not is_number or (isinstance(value, float) and not math.isfinite(value))):
             raise InputError(f"{name}: expected a number, got {value!r}; choose one")
     return trainer().RefineConfig(**how_long, **of_updates, seed=seed)
 
@@ -64,6 +65,31 @@ def refine_config(minutes: float | None, steps: int | None, rank: int | None, se
 def state_of(out: Path) -> Path:
     """Name the file in which a refinement stands while it runs, beside the person's file."""
     return out.with_name(f"{out.name}.state")
+
+
+def check_person_output(
+    out: Path, overwrite: bool, pictures: Iterable[Picture], weights: str, files: Iterable[Path] = ()
+) -> None:
+    """Check before any work that a person's file, and its state while it is made, can be written.
+
+    Args:
+        out, overwrite: as in `Pipeline.personalize`.
+        pictures: of the person; those that are paths are not overwritten, nor are the files of the weights.
+        weights: `demo`, `rule` or a folder.
+        files: others that are read.
+
+    Raises:
+        InputError: says what to do.
+    """
+    inputs = [*(each for each in pictures if isinstance(each, str | os.PathLike)), *files, *files_of(weights)]
+    check_output(out, overwrite, (ENDING,), inputs)
+    try:
+        os.fsencode(out).decode()
+    except UnicodeDecodeError as error:  # safetensors opens no such file
+        raise InputError(
+            f"{out}: expected a name of Unicode letters, got other bytes; choose another output"
+        ) from error
+    check_output(state_of(out), True, (state_of(out).suffix,), inputs)
 
 
 def named(person: Person, source: Path | str, weights: str) -> Person:
@@ -144,8 +170,7 @@ class PersonalizingNetworks(AligningNetworks):
         """
         config, pictures, target = refine_config(minutes, steps, rank, seed), listed(sources), optional_path(out)
         if target is not None:
-            inputs = [each for each in pictures if isinstance(each, str | os.PathLike)]
-            check_output(target, overwrite, (ENDING,), sources=inputs)
+            check_person_output(target, overwrite, pictures, self.weights)
         wide = self._in_float32()
         portrait, first = wide._aligned(pictures[0], face, source_params)
         faces = all_faces(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from triportrait import __version__
 from triportrait.core.errors import InputError
 from triportrait.core.optional_packages import MISSING, fault, install
-from triportrait.core.safe_text import literal
+from triportrait.core.safe_text import literal, shown
 from triportrait.log_options import HELP, LogOptions, shown_logs
 from triportrait.options import parse
 from triportrait.process import stops, streams
@@ -125,6 +126,10 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
         return _refuse(str(error), verbose)
     except ModuleNotFoundError as error:
         return _refuse(_missing(error))
+    except OSError as error:  # wherever a job first asks for a file of this name
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _refuse(f"{shown(error.filename)}: this name is too long for a file; choose a shorter one", verbose)
 
 
 def _missing(error: ModuleNotFoundError) -> str:

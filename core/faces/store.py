@@ -94,8 +94,8 @@ def load_graph(path: str | os.PathLike[str], check: Check = check_graph) -> Grap
 
 def _metadata(path: Path) -> dict[str, str]:
     """Read the texts in the header of a file. Raises ValueError, in words, where they are not `save_graph`'s."""
-    metadata = check_tensor_file(path).get("__metadata__")
-    if not isinstance(metadata, dict) or any(type(metadata.get(name)) is not str for name in _FIELDS):
+    metadata: dict[str, str] = check_tensor_file(path).get("__metadata__", {})
+    if any(name not in metadata for name in _FIELDS):
         raise ValueError("its header describes no network")
     if metadata["format"] != FORMAT:
         raise ValueError(f"its format is {shown(metadata['format'])}, {FORMAT} is wanted")

@@ -33,6 +33,14 @@ def check_output(
         raise InputError(
             f"{path}: an ending out of {' '.join(kinds)} is wanted, {ending_of(path)} came; rename the output"
         )
+    with writing(path):  # asking whether something is there fails, too, where a name is too long
+        _check_place(path, overwrite, sources)
+    # Only really making a file tells: permission bits do not bind root, and a disk can be mounted read-only.
+    with writing(path), suppress(_Unused), replacing(path, overwrite):
+        raise _Unused
+
+
+def _check_place(path: Path, overwrite: bool, sources: Iterable[str | os.PathLike[str]]) -> None:
     parent = Path(os.path.realpath(path)).parent
     if not parent.is_dir():
         what = "is a file" if parent.exists() else "does not exist"
@@ -54,9 +62,6 @@ def check_output(
             raise InputError(f"{path}: a file is wanted, this is a folder or a device; choose another output")
         if not overwrite:
             raise InputError(f"{path}: it exists already; pass --overwrite to replace it")
-    # Only really making a file tells: permission bits do not bind root, and a disk can be mounted read-only.
-    with writing(path), suppress(_Unused), replacing(path, overwrite):
-        raise _Unused
 
 
 class _Unused(Exception):

@@ -109,13 +109,17 @@ def header(folder, text, length=None):
 
 def test_the_header_of_tensors_is_bounded_and_names_each_once(tmp_path):
     one = '"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}'
-    assert check_tensor_file(header(tmp_path, f"{{{one}}}")) == json.loads(f"{{{one}}}")
+    for told in ("", ', "__metadata__": {"a": "b"}'):
+        assert check_tensor_file(header(tmp_path, f"{{{one}{told}}}")) == json.loads(f"{{{one}{told}}}")
+    assert not check_tensor_file(header(tmp_path, '{"__metadata__": null}'))
     for path, message in (
         (lambda: header(tmp_path, f"{{{one}, {one}}}"), "a stands twice"),
         (lambda: header(tmp_path, "[]"), "no object"),
         (lambda: header(tmp_path, "{}", 2**62), "header is cut"),
         (lambda: header(tmp_path, b" " * (MOST_HEADER + 1)), "header has 8,388,609 bytes, 8,388,608 at most"),
         (lambda: header(tmp_path, b"\0", 0), "Expecting value"),
+        (lambda: header(tmp_path, '{"__metadata__": {"person": 5}}'), "its metadata are no object of texts"),
+        (lambda: header(tmp_path, '{"__metadata__": ["person"]}'), "its metadata are no object of texts"),
     ):
         with pytest.raises(ValueError, match=message):
             check_tensor_file(path())

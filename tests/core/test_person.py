@@ -301,6 +301,9 @@ DAMAGED = {
     "a tensor without places": lambda file: header_of(file, lambda h: h.update({PLANES: {"shape": [1]}})),
     "no card": lambda file: header_of(file, lambda h: h.pop("__metadata__")),
     "a card that is no JSON": lambda file: header_of(file, lambda h: h["__metadata__"].update(person="{")),
+    "a number for a card": lambda file: header_of(file, lambda h: h["__metadata__"].update(person=5)),
+    "nothing for a card": lambda file: header_of(file, lambda h: h["__metadata__"].update(person=None)),
+    "a list for metadata": lambda file: header_of(file, lambda h: h.update(__metadata__=["person"])),
     "a card that is a list": lambda file: header_of(file, lambda h: h["__metadata__"].update(person="[1]")),
     "a deep card": lambda file: header_of(
         file, lambda h: h["__metadata__"].update(person='{"a":' * 5000 + "1" + "}" * 5000)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from triportrait import __version__, cli
 from triportrait.options import parse
@@ -36,6 +37,37 @@ def test_an_unknown_job_and_an_unknown_option_end_with_2(capsys):
     assert cli.main(["animate"]) == 2
     assert capsys.readouterr().err.startswith(f"triportrait: job: expected one of {', '.join(cli.JOBS)}, got 'animate'")
     assert cli.main(["doctor", "--colour"]) == 2
+
+
+LONG = 300 * "n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["reenact", f"{LONG}.jpg", "photo.jpg", "out.png"],
+        ["reenact", "photo.jpg", "photo.jpg", "out.png", "--weights", LONG],
+        ["mesh", "photo.jpg", f"{LONG}.glb"],
+        ["personalize", f"{LONG}.jpg", "out.safetensors"],
+        ["live", "--weights", LONG],
+        ["verify", LONG],
+        ["convert", LONG, "weights"],
+        ["demo", f"{LONG}.mp4"],
+        ["prepare", "heads", LONG],
+        ["prepare", "check", LONG],
+        ["train", "tiny", "--out", LONG],
+        ["train", "export", LONG, "weights"],
+        ["train", "stage1", "--data", LONG, "--out", "run"],
+    ],
+    ids=lambda words: " ".join(words[:2])[:20],
+)
+def test_a_name_that_is_too_long_for_a_file_is_one_sentence(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("photo.jpg")
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "too long" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 LISTED = "`triportrait reenact --help` lists the options"

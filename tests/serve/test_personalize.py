@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,12 +208,41 @@ def test_faces_are_found_and_what_is_known_of_them_is_given(trainer, tiny_weight
         torch.testing.assert_close(given.neck.fine[:1], wanted.fine)
         assert not torch.equal(given.neck.fine[1], given.neck.fine[2])
         with pytest.raises(InputError, match="expected a face, found none"):
-            pipe.personalize([picture(1), black], steps=1)
+            pipe.personalize([black, picture(1)], steps=1)
         with pytest.raises(InputError, match="expected 1 to 1, counted from the left, got 2"):
             pipe.personalize(picture(1), steps=1, face=2)
         monkeypatch.setattr(personalizing, "person_mask", lambda: lambda crop: np.zeros(crop.shape[:2], np.uint8))
         pipe.personalize(picture(1), steps=1)
         assert trainer.told["given"].opacity is None, "a mask that finds nobody is not believed"
+
+
+@pytest.mark.parametrize("weights", ["demo", "tiny"])
+def test_a_single_picture_without_a_face_is_left_out_as_one_of_a_folder_is(
+    weights, trainer, tiny_weights, tmp_path, caplog
+):  # fmt: skip
+    caplog.set_level("INFO", "triportrait")
+    black = np.zeros((S, S, 3), np.uint8)
+    dark = np.pad(black[1:], ((0, 1), (0, 0), (0, 0)), constant_values=1)
+    with Pipeline.from_pretrained(weights if weights == "demo" else tiny_weights, device="cpu", faces=Faces()) as pipe:
+        pipe.personalize([picture(1), black, picture(2), dark], steps=1)
+        assert len(trainer.told["given"]) == 2
+        assert trainer.told["given"].landmarks is not None, "those of the others are still known"
+        assert "2 of the pictures show no face, and are left out" in caplog.text
+        assert "its middle square is taken" not in caplog.text
+
+
+def test_a_picture_that_comes_twice_is_taken_once(pipe, trainer, photo, tmp_path, caplog):
+    """Or it would be learned from and kept aside at once."""
+    caplog.set_level("INFO", "triportrait")
+    Image.fromarray(picture(9)).save(tmp_path / "nine.png")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in (7, 9):
+        Image.fromarray(picture(number)).save(folder / f"{number}.png")
+    pipe.personalize([photo, tmp_path / "nine.png", picture(9), picture(8), folder, picture(7)], steps=1)
+    for crop, wanted in zip(crops(trainer), [sample_picture(S), *map(picture, (9, 8, 7))], strict=True):
+        assert np.array_equal(crop, wanted)
+    assert "pictures that came more than once are taken once: 3 left out" in caplog.text
 
 
 RED, GREEN = (200, 30, 30), (30, 200, 30)
@@ -357,6 +388,11 @@ BAD = {
     "no steps": (["--steps", 0], "steps: expected 1 to 100000, got 0"),
     "for ever": (["--minutes", 1e9], "minutes: expected 0.05 to 240, got 1e+09"),
     "not a number": (["--minutes", "nan"], "minutes: expected a number, got nan"),
+    "far too many steps": (
+        ["--steps", "1" + 400 * "0"],
+        "steps: expected 1 to 100000, got a number far beyond; choose",
+    ),
+    "a seed far beyond": (["--seed", "1" + 400 * "0"], "seed: expected 0 to 2.14748e+09, got a number far beyond; "),
     "rank": (["--rank", 65], "rank: expected 0 to 64, got 65"),
     "seed": (["--seed", -1], "seed: expected 0 to "),
     "face": (["--face", 0], "--face: expected at least 1"),
@@ -385,6 +421,15 @@ def test_files_that_cannot_be_are_one_sentence(command, trainer, photo, tmp_path
         ((photo, tmp_path / "out.pt"), "an ending out of .safetensors is wanted, '.pt' came"),
         ((photo, tmp_path / "none" / "out.safetensors"), "does not exist; make the folder"),
         ((tmp_path / "none.png", out), "none.png: "),
+        ((tmp_path / "none.png", out, "--preview"), "none.png: it cannot be read (no such file or directory); name a"),
+        (
+            (photo, tmp_path, tmp_path / "new.safetensors", "--preview"),
+            "expected another folder than that of the pictures",
+        ),
+        ((photo, tmp_path / f"{'n' * 280}.safetensors"), "could not be written (file name too long)"),
+        ((photo, tmp_path / ("n" * 280) / "out.safetensors"), "could not be written (file name too long)"),
+        ((photo, tmp_path / f"{'n' * 240}.safetensors"), "could not be written (file name too long)"),
+        ((photo, tmp_path / "Jos\udce9.safetensors"), "expected a name of Unicode letters, got other bytes"),
         ((photo, tmp_path / "none.png", out), "none.png: "),
         ((empty, out), "no picture in this folder"),
         ((photo, empty, out), "no picture in this folder"),
@@ -446,6 +491,70 @@ def test_previews_are_pictures_that_say_what_they_are(command, trainer, photo, t
     assert main(["verify", str(tmp_path / "out.png")]) == 0
 
 
+class Killed(BaseException):
+    """Ends a command as a kill does, which asks nobody."""
+
+
+@pytest.mark.parametrize("first_step", [0, 3])
+def test_a_killed_command_with_previews_goes_on(first_step, command, trainer, photo, tmp_path, monkeypatch):
+    out, running = tmp_path / "out.safetensors", tmp_path / "out.safetensors.state.png"
+    grey = torch.full((S, 4 * S, 3), 90, dtype=torch.uint8)
+
+    def killed(portrait, encoder, given, config, progress, *others):
+        progress(personal.RefineStep(1, 10, 9.0, 0.5, 20.0, preview=grey))
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.module, "refine", killed)
+        with pytest.raises(Killed):
+            command(photo, out, "--preview")
+    assert sorted(tmp_path.iterdir()) == [running, photo]
+    trainer.steps = [{"step": first_step + 1}]
+    code, said = command(photo, out, "--preview")
+    assert code == 0, said
+    last = [tmp_path / "out.png"] if first_step else []  # of a refinement that began anew none was made
+    assert sorted(tmp_path.iterdir()) == sorted([*last, out, photo])
+
+
+def test_a_picture_in_the_place_of_the_preview_is_kept(command, trainer, photo, tmp_path, monkeypatch):
+    mine = tmp_path / "out.png"
+    trainer.steps = [{"preview": torch.full((S, 4 * S, 3), 90, dtype=torch.uint8)}]
+    step = trainer.module.refine
+
+    def meanwhile(*arguments):
+        mine.write_bytes(b"mine")
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer.module, "refine", meanwhile)
+    code, said = command(photo, tmp_path / "out.safetensors", "--preview")
+    assert code == 0, said
+    assert "out.png: it appeared meanwhile and was kept; pass --overwrite to replace it; there is no preview" in said
+    assert mine.read_bytes() == b"mine"
+    assert sorted(tmp_path.iterdir()) == [mine, tmp_path / "out.safetensors", photo]
+
+
+def test_the_command_that_is_told_at_the_end_can_be_copied(trainer, tmp_path, capsys):
+    photo = tmp_path / "my photo.png"
+    Image.fromarray(sample_picture(S)).save(photo)
+    words = [photo, tmp_path / "it's.safetensors", "--steps", 1, "--weights", "demo", "--faces", "none"]
+    assert main(["personalize", *map(str, words), "--device", "cpu"]) == 0
+    told = capsys.readouterr().err.partition("show it with `")[2].partition("`\n")[0]
+    wanted = ["triportrait", "reenact", photo, "DRIVING", "OUT", "--person", words[1], *words[4:]]
+    assert shlex.split(told) == list(map(str, wanted))
+
+
+@pytest.mark.parametrize("name", ["portrait.safetensors", "motion.safetensors"])
+def test_the_weights_are_not_overwritten(name, trainer, tiny_weights, photo, tmp_path):
+    weights = shutil.copytree(tiny_weights, tmp_path / "weights")
+    before = {path: path.read_bytes() for path in weights.iterdir()}
+    refused = pytest.raises(InputError, match=f"{name}: this is the input .*{name}; choose another output")
+    with Pipeline.from_pretrained(weights, device="cpu", faces="none") as pipe, refused:
+        pipe.personalize(photo, weights / name, steps=1, overwrite=True)
+    words = ["personalize", photo, weights / name, "--weights", weights, "--steps", 1, "--overwrite", "--faces", "none"]
+    assert main([*map(str, words), "--device", "cpu"]) == 2
+    assert {path: path.read_bytes() for path in weights.iterdir()} == before
+
+
 def test_a_preview_that_cannot_be_written_is_told_once(command, trainer, photo, tmp_path, monkeypatch):
     def refuse(path: Path, *arguments: object, **options: object) -> None:
         raise InputError(f"{path}: the disk is full")
@@ -454,6 +563,6 @@ def test_a_preview_that_cannot_be_written_is_told_once(command, trainer, photo, 
     trainer.steps = [{"preview": torch.full((S, 4 * S, 3), 90, dtype=torch.uint8)}] * 3
     code, said = command(photo, tmp_path / "out.safetensors", "--preview")
     assert code == 0, said
-    assert said.count("out.png: the disk is full; no more previews are written") == 1
+    assert said.count("out.safetensors.state.png: the disk is full; no more previews are written") == 1
     assert load_person(tmp_path / "out.safetensors", trainer.told["portrait"]).card["steps"] == 1
     assert not (tmp_path / "out.png").exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import struct
 from contextlib import suppress
 
 import pytest
@@ -166,6 +168,22 @@ def test_a_state_of_other_pictures_or_a_damaged_one_is_not_gone_on_from(networks
         assert same_person(refine(*networks, other, STEPS, note(seen), state=state), anew)
         assert seen[0] == 1
         forget(state)
+
+
+@pytest.mark.parametrize("metadata", [{"state": 5}, {"state": None}, ["state"], "state"])
+def test_a_state_whose_header_is_damaged_is_begun_anew(metadata, networks, given, tmp_path):
+    state, seen = tmp_path / "anna.part", []
+    header = json.dumps({"__metadata__": metadata}).encode()
+    state.write_bytes(struct.pack("<Q", len(header)) + header)
+    refine(
+        *networks, given.take(torch.tensor([0])), RefineConfig(minutes=None, steps=1, rank=0), note(seen), state=state
+    )
+    assert seen == [1]
+
+
+def test_a_state_that_cannot_be_removed_is_told_of(tmp_path, caplog):
+    forget(tmp_path)
+    assert "it could not be removed (" in caplog.text
 
 
 def test_minutes_become_steps_by_the_time_of_the_first_ones(networks, given, monkeypatch):

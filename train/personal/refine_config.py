@@ -21,6 +21,8 @@ LIMITS: dict[str, tuple[float, float]] = {  # name -> the least and the most
     "lr_updates": (1e-6, 1.0),
 }
 
+_FAR_BEYOND = 1e16  # a whole number may have hundreds of digits
+
 
 @dataclass(frozen=True)
 class RefineConfig:
@@ -63,7 +65,8 @@ class RefineConfig:
         for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise InputError(f"{name}: expected {least:g} to {most:g}, got {value:g}; choose a number in between")
+                came = f"{value:g}" if abs(value) < _FAR_BEYOND else "a number far beyond"
+                raise InputError(f"{name}: expected {least:g} to {most:g}, got {came}; choose a number in between")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -122,5 +122,8 @@ def _take(state: State, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 
 
 def forget(path: Path) -> None:
-    """Remove a state whose refinement is done."""
-    path.unlink(missing_ok=True)
+    """Remove a state whose refinement is done; a disk that refuses is told of."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s: it could not be removed (%s); remove it by hand", path, error.strerror)
