@@ -185,44 +185,85 @@ def _covered(
     chosen = live.nonzero()[:, 0]
     if not len(chosen):
         return
-    width, height = ((most - least).index_select(0, chosen) + 1 for least, most in (bounds[::2], bounds[1::2]))
-    on_cpu = live.device.type == "cpu"
-    if not on_cpu:  # there, few large steps are faster than many small ones
-        width = height = torch.maximum(width, height)
-    sides = [side for side in _SIDES if side < size] + [size]
-    limits = torch.tensor(sides, dtype=width.dtype, device=width.device)
-    kind = torch.bucketize(width, limits) * len(sides) + torch.bucketize(height, limits)
-    chosen = chosen.index_select(0, kind.argsort(stable=True))
+    chosen, groups = _grouped(chosen, bounds, size)
     triangles = triangles.take(chosen)
     left, top = (bound.index_select(0, chosen) for bound in bounds[:2])
     first_pixel = chosen // count * (size * size) if len(live) > count else torch.zeros_like(chosen)
-    places = torch.arange(size, device=live.device)
-    steps = places.to(left.dtype)
-    found: list[list[Tensor]] = []
-    total = start = 0
-    for number, stop in enumerate(torch.bincount(kind, minlength=len(sides) ** 2).cumsum(0).tolist()):
-        columns, rows = sides[number // len(sides)], sides[number % len(sides)]
-        step = max(1, (_CPU_CHUNK if on_cpu else _CHUNK) // (columns * rows))
-        for begin in range(start, stop, step):
-            part = slice(begin, min(begin + step, stop))
-            corner_x, corner_y = left[part].clamp(max=size - columns), top[part].clamp(max=size - rows)
-            column, row = corner_x[:, None, None] + steps[:columns], corner_y[:, None, None] + steps[:rows, None]
-            first, second, third = triangles.boxed(part).barycentric(column, row)
-            cell = (torch.minimum(torch.minimum(first, second), third) >= 0).flatten().nonzero()[:, 0]
+    most = _CPU_CHUNK if live.device.type == "cpu" else _CHUNK
+    found: list[tuple[Tensor, Tensor]] = []
+    total = 0
+    for group in groups:
+        for part in group.parts(most):
+            corner_x, corner_y = left[part].clamp(max=size - group.columns), top[part].clamp(max=size - group.rows)
+            cell = group.inside(triangles.boxed(part), corner_x, corner_y)
             corner = first_pixel[part] + (corner_y * size + corner_x).long()
-            pixel = corner[:, None, None] + (places[:rows, None] * size + places[:columns])
-            index = chosen[part, None].expand(-1, columns * rows)
-            found.append([values.flatten().index_select(0, cell) for values in (index, pixel)])
+            index, pixel = chosen[part, None].expand(-1, group.columns * group.rows), group.pixels(corner, size)
+            found.append((index.flatten().index_select(0, cell), pixel.flatten().index_select(0, cell)))
             total += len(cell)
             if total >= _FRAGMENTS:
                 yield _joined(found)
                 found, total = [], 0
-        start = stop
     if found:
         yield _joined(found)
 
 
-def _joined(found: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
+class _Group(NamedTuple):
+    """Triangles that fit into boxes of the same size.
+
+    Attributes:
+        columns, rows: of a box. start, stop: places of the triangles.
+    """
+
+    columns: int
+    rows: int
+    start: int
+    stop: int
+
+    def parts(self, most: int) -> Iterator[slice]:
+        """Yield the triangles some at a time, so that their boxes have about `most` pixels, and one box at least."""
+        step = max(1, most // (self.columns * self.rows))
+        for begin in range(self.start, self.stop, step):
+            yield slice(begin, min(begin + step, self.stop))
+
+    def inside(self, triangles: _Triangles, left: Tensor, top: Tensor) -> Tensor:
+        """Return the places, among the pixels of all boxes, of those that lie on their triangle.
+
+        Args:
+            triangles: N of them, as `_Triangles.boxed` gives them. left, top: [N] of the boxes.
+        """
+        columns, rows = (torch.arange(side, device=left.device, dtype=left.dtype) for side in (self.columns, self.rows))
+        column, row = left[:, None, None] + columns, top[:, None, None] + rows[:, None]
+        first, second, third = triangles.barycentric(column, row)
+        return (torch.minimum(torch.minimum(first, second), third) >= 0).flatten().nonzero()[:, 0]
+
+    def pixels(self, corner: Tensor, size: int) -> Tensor:
+        """Return the pixels [N, rows, columns] of boxes whose first ones are at `corner` [N]."""
+        columns, rows = (torch.arange(side, device=corner.device) for side in (self.columns, self.rows))
+        return corner[:, None, None] + (rows[:, None] * size + columns)
+
+
+def _grouped(chosen: Tensor, bounds: _Bounds, size: int) -> tuple[Tensor, list[_Group]]:
+    """Sort triangles by the boxes that they fit into.
+
+    Args:
+        chosen: [N] places of triangles among the bounds.
+
+    Returns:
+        The places in their new order, and the groups of that order.
+    """
+    width, height = ((most - least).index_select(0, chosen) + 1 for least, most in (bounds[::2], bounds[1::2]))
+    if chosen.device.type != "cpu":  # there, few large steps are faster than many small ones
+        width = height = torch.maximum(width, height)
+    sides = [side for side in _SIDES if side < size] + [size]
+    limits = torch.tensor(sides, dtype=width.dtype, device=width.device)
+    kind = torch.bucketize(width, limits) * len(sides) + torch.bucketize(height, limits)
+    stops = torch.bincount(kind, minlength=len(sides) ** 2).cumsum(0).tolist()
+    boxes = [(columns, rows) for columns in sides for rows in sides]
+    groups = [_Group(*box, start, stop) for box, start, stop in zip(boxes, [0, *stops], stops, strict=False)]
+    return chosen.index_select(0, kind.argsort(stable=True)), groups
+
+
+def _joined(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     index, pixel = (torch.cat(values) for values in zip(*found, strict=True))
     return index, pixel
 
