@@ -72,7 +72,7 @@ def test_they_talk_and_blink_on_this_machine_too(tmp_path, record_row):
     gains = (f"{axis} {answers[axis]['gain']:.2f}" for axis in ("jaw", "blink"))
     record_row("the package's weights, 3 heads", (*decibels, *gains))
     assert ours["self"]["psnr"] > 22.5
-    assert of_strangers["self"]["psnr"] > 17.3, "15.7 of weights that know 32 heads"
+    assert of_strangers["self"]["psnr"] > 18.2, "15.7 of weights that know 32 heads, 17.8 of 620"
     assert of_strangers["self"]["psnr face"] > 15, "13.9 of those"
     assert of_them["jaw"]["gain"] > 0.45, "0.35 of those"
     assert of_them["jaw"]["correlation"] > 0.7, "0.59 of those"
