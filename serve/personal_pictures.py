@@ -94,9 +94,12 @@ def all_faces(
             faces += _faces_of(film, portrait, number == 0, tracker, max(each, 1))
         elif number:
             picture, face = read(source)
-            if picture.faces == 0 and portrait.face is not None:
+            if picture.faces == 0 and first.tracking.landmarks is not None:
                 faceless += 1
-            elif not np.array_equal(picture.image, portrait.image):
+                continue
+            if picture.faces == 0:
+                logger.info("%s: no face; its middle square is taken, as that of the portrait is", picture.name)
+            if not np.array_equal(picture.image, portrait.image):
                 faces.append(face)
     if faceless:
         logger.info("%d of the pictures show%s no face, and are left out", faceless, "s" * (faceless == 1))

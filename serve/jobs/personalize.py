@@ -85,15 +85,14 @@ class Personalize:
         first = find_source(self.sources[0], self.source_params)
         check_person_output(self.out, self.overwrite, self.sources, named_weights(self.weights), first.files)
         stamp = None
+        running = state_of(self.out).with_name(f"{state_of(self.out).name}.png")
         if self.preview:
-            stamp = self._checked_preview(first)
+            stamp = self._checked_preview(first, running)
         began = time.perf_counter()
         with (
             closing(LazyProvider(self.faces)) as finder,
             Pipeline.from_pretrained(self.weights, device=device, precision="fp32", faces=finder) as pipeline,
-            _Steps(
-                state_of(self.out).with_name(f"{state_of(self.out).name}.png"), self._preview, stamp, self.overwrite
-            ) as steps,
+            _Steps(running, self._preview, stamp, self.overwrite) as steps,
         ):
             person = pipeline.personalize(
                 self.sources, self.out, minutes=self.minutes, steps=self.steps, rank=self.rank, seed=self.seed,
@@ -106,9 +105,11 @@ class Personalize:
     def _preview(self) -> Path:
         return self.out.with_suffix(".png")
 
-    def _checked_preview(self, first: SourceFile) -> Stamp:
+    def _checked_preview(self, first: SourceFile, running: Path) -> Stamp:
         """Check that previews can be written, and make what marks them. Raises: `InputError`."""
-        check_output(self._preview, self.overwrite, (".png",), sources=[*self.sources, *first.files])
+        inputs = [*self.sources, *first.files]
+        check_output(self._preview, self.overwrite, (".png",), inputs)
+        check_output(running, True, (".png",), inputs)
         folder = self._preview.absolute().parent
         for source in filter(Path.is_dir, self.sources):
             if folder.resolve() in (source.resolve(), (source / PICTURES).resolve()):
@@ -171,10 +172,13 @@ class _Steps:
 
     def _keep_last(self) -> None:
         """Give the last preview its own name."""
+        if not self._is_wanted:
+            return
         try:
-            if self._is_wanted and self._running.exists():
-                with writing(self._preview), replacing(self._preview, self._overwrite) as part:
-                    os.replace(self._running, part)
+            with writing(self._preview):
+                if self._running.exists():
+                    with replacing(self._preview, self._overwrite) as part:
+                        os.replace(self._running, part)
         except InputError as error:
             logger.warning("%s; there is no preview", error)
         finally:
@@ -187,7 +191,7 @@ class _Steps:
             self._bar = progress_bar("step", total=None, desc="personalize")
             if threading.current_thread() is threading.main_thread():
                 self._before = signal.signal(signal.SIGINT, self._note)
-            if step.step == 1:  # begun anew: what lies there is of another refinement
+            if step.step == 1 and self._is_wanted:  # begun anew: what lies there is of another refinement
                 with suppress(OSError):
                     self._running.unlink()
         self.done = step.step

@@ -13,9 +13,8 @@ from triportrait.core.person import Person, check_person_file, is_same_source, s
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.refined import GivenPerson
 
-MOST_PEOPLE = (
-    64  # at the published sizes one of rank 8 takes 32 MB of memory; its networks are shared while a session shows them
-)
+# at the published sizes one of rank 8 takes 32 MB of memory; its networks are shared while a session shows them
+MOST_PEOPLE = 64
 
 
 def check_paths(paths: Sequence[Path]) -> None:

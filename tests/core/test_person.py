@@ -114,6 +114,7 @@ def test_a_full_size_file_is_small():
         portrait = Portrait4D(portrait4d_v2())
     assert 5e6 < file_bytes(portrait, 8) < 20e6
     assert file_bytes(portrait, 0) < file_bytes(portrait, 4) < file_bytes(portrait, 8)
+    assert file_bytes(portrait, 16) < 20e6, "as the help of --rank says"
 
 
 def test_the_size_that_is_foretold_is_that_of_the_file(file, portrait):

@@ -429,6 +429,7 @@ def test_files_that_cannot_be_are_one_sentence(command, trainer, photo, tmp_path
         ((photo, tmp_path / f"{'n' * 280}.safetensors"), "could not be written (file name too long)"),
         ((photo, tmp_path / ("n" * 280) / "out.safetensors"), "could not be written (file name too long)"),
         ((photo, tmp_path / f"{'n' * 240}.safetensors"), "could not be written (file name too long)"),
+        ((photo, tmp_path / f"{'n' * 235}.safetensors", "--preview"), "could not be written (file name too long)"),
         ((photo, tmp_path / "Jos\udce9.safetensors"), "expected a name of Unicode letters, got other bytes"),
         ((photo, tmp_path / "none.png", out), "none.png: "),
         ((empty, out), "no picture in this folder"),
