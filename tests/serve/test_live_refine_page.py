@@ -46,7 +46,7 @@ def test_a_photo_is_refined_compared_and_saved_by_keys(tmp_path, monkeypatch):
         page.run("document.getElementById('refine-go').focus()")
         page.press("Enter")
         assert page.run(FOCUSED) == "refine-stop"  # the button that had it has gone
-        page.wait("document.getElementById('refine-picture').checkVisibility()", 60)
+        page.wait("document.getElementById('refine-picture').checkVisibility()", 180)
         assert sees(page, "run", "picture")
         page.wait("/^\\d+%, \\d:\\d\\d left$/.test(document.getElementById('refine-word').innerText)")
         assert page.run("document.getElementById('refine-picture').naturalWidth") == 288
@@ -61,12 +61,12 @@ def test_a_photo_is_refined_compared_and_saved_by_keys(tmp_path, monkeypatch):
 
         monkeypatch.setenv(VARIABLE, "fails")
         page.press("Enter")
-        page.says("The refinement failed on this server; the portrait stays as it was", 60)
+        page.says("The refinement failed on this server; the portrait stays as it was", 180)
         assert sees(page, "go", "hint")
 
         monkeypatch.setenv(VARIABLE, "done")
         page.press("Enter")
-        page.says("The portrait is refined; switch to compare", 60)
+        page.says("The portrait is refined; switch to compare", 180)
         assert sees(page, "shown", "hint", "save")
         assert page.run("document.getElementById('refined').checked")
         assert page.run(FOCUSED) == "refined"
