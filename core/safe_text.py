@@ -16,6 +16,7 @@ LONGEST_PIECE = 160
 LONGEST_NAME = 80  # for one name among several
 _MARK = 40  # characters, at most, that say what was left out
 _DIGITS = 40
+_LARGEST_SHOWN = 10**16
 
 
 class _Repr(reprlib.Repr):
@@ -56,6 +57,11 @@ def shown(value: object, most: int = LONGEST_PIECE) -> str:
 def literal(value: object, most: int = LONGEST_PIECE) -> str:
     """Make a value harmless like `shown`, with texts in quotes, so that '48' differs from 48."""
     return f"'{shown(value, most - 2)}'" if isinstance(value, str) else shown(value, most)
+
+
+def shown_number(value: float) -> str:
+    """Show a number for a sentence; one of more digits than that needs, as whole numbers may have, is not repeated."""
+    return f"{value:g}" if abs(value) < _LARGEST_SHOWN else "a number far beyond"
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

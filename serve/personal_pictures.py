@@ -94,10 +94,10 @@ def all_faces(
             faces += _faces_of(film, portrait, number == 0, tracker, max(each, 1))
         elif number:
             picture, face = read(source)
-            if picture.faces == 0 and first.tracking.landmarks is not None:
-                faceless += 1
-                continue
             if picture.faces == 0:
+                if first.tracking.landmarks is not None:
+                    faceless += 1
+                    continue
                 logger.info("%s: no face; its middle square is taken, as that of the portrait is", picture.name)
             if not np.array_equal(picture.image, portrait.image):
                 faces.append(face)

@@ -120,7 +120,9 @@ class Personalize:
         try:
             return Stamp(sha256(first.path), named_weights(self.weights), composite=True)
         except OSError as error:
-            raise InputError(f"{first.path}: it cannot be read ({reason_of(error)}); name a picture") from error
+            raise InputError(
+                f"{first.path}: the picture cannot be read ({reason_of(error)}); check the path"
+            ) from error
 
     def _tell(self, person: Person, steps: _Steps, seconds: float) -> None:
         how_far = f"{steps.done} step{'s' * (steps.done != 1)} in {seconds:.1f} s"

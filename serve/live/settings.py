@@ -13,6 +13,7 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.render.geometry_pictures import Shown
+from triportrait.core.safe_text import shown_number
 from triportrait.core.types import Camera
 from triportrait.serve.controls import Controls
 
@@ -25,7 +26,6 @@ RANGES = {  # least and most of each setting; the page's sliders read them, too
     "gaze_y": (-1.0, 1.0),
 }
 _SWITCHES = ("orbit", "neck")
-_LONGEST_SHOWN = 10**9  # a larger number is not repeated in the refusal
 
 
 class Driving(Protocol):
@@ -73,8 +73,8 @@ class Settings:
             elif name in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
                 least, most = RANGES[name]
                 if not least <= value <= most:  # compared before it is converted: an integer may be of any size
-                    shown = f"{value:g}" if abs(value) < _LONGEST_SHOWN else "a number far beyond"
-                    raise InputError(f"{name}: expected {least:g} to {most:g}, got {shown}; move the slider back")
+                    came = shown_number(value)
+                    raise InputError(f"{name}: expected {least:g} to {most:g}, got {came}; move the slider back")
                 changes[name] = float(value)
             else:
                 raise InputError(f"settings: {str(name)[:40]!r} is no setting with this value; see docs/live")

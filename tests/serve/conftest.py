@@ -134,3 +134,37 @@ def _reenact(capsys: pytest.CaptureFixture[str], *options: str) -> Callable[...,
         return code, capsys.readouterr().err
 
     return call
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    """What stands where the trainer of `personalize` does."""
+    from tests.serve.trainer_stand_in import StandIn
+    from triportrait.serve import personalizing
+
+    stand_in = StandIn()
+    monkeypatch.setattr(personalizing, "trainer", lambda: stand_in.module)
+    return stand_in
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    """A picture of a drawn head, 128 px."""
+    from PIL import Image
+
+    from triportrait.serve.precision import sample_picture
+
+    Image.fromarray(sample_picture(128)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def command(capsys) -> Callable[..., tuple[int, str]]:
+    """Run `triportrait personalize` by the package's weights; gives the exit code and the standard error."""
+    from triportrait.cli import main
+
+    def run(*words: object) -> tuple[int, str]:
+        code = main(["personalize", *map(str, words), "--weights", "demo", "--device", "cpu", "--faces", "none"])
+        return code, capsys.readouterr().err
+
+    return run

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.person import MOST_RANK
+from triportrait.core.safe_text import shown_number
 
 MINUTES = 2.0
 LIMITS: dict[str, tuple[float, float]] = {  # name -> the least and the most
@@ -20,8 +21,6 @@ LIMITS: dict[str, tuple[float, float]] = {  # name -> the least and the most
     "lr_planes": (1e-6, 1.0),
     "lr_updates": (1e-6, 1.0),
 }
-
-_FAR_BEYOND = 1e16  # a whole number may have hundreds of digits
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class RefineConfig:
         for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                came = f"{value:g}" if abs(value) < _FAR_BEYOND else "a number far beyond"
+                came = shown_number(value)
                 raise InputError(f"{name}: expected {least:g} to {most:g}, got {came}; choose a number in between")
 
     def to_dict(self) -> dict[str, Any]:

@@ -190,14 +190,16 @@ def _covered(
     left, top = (bound.index_select(0, chosen) for bound in bounds[:2])
     first_pixel = chosen // count * (size * size) if len(live) > count else torch.zeros_like(chosen)
     most = _CPU_CHUNK if live.device.type == "cpu" else _CHUNK
+    places = torch.arange(size, device=live.device)
+    steps = places.to(left.dtype)
     found: list[tuple[Tensor, Tensor]] = []
     total = 0
     for group in groups:
         for part in group.parts(most):
             corner_x, corner_y = left[part].clamp(max=size - group.columns), top[part].clamp(max=size - group.rows)
-            cell = group.inside(triangles.boxed(part), corner_x, corner_y)
+            cell = group.inside(triangles.boxed(part), corner_x, corner_y, steps)
             corner = first_pixel[part] + (corner_y * size + corner_x).long()
-            index, pixel = chosen[part, None].expand(-1, group.columns * group.rows), group.pixels(corner, size)
+            index, pixel = chosen[part, None].expand(-1, group.columns * group.rows), group.pixels(corner, places)
             found.append((index.flatten().index_select(0, cell), pixel.flatten().index_select(0, cell)))
             total += len(cell)
             if total >= _FRAGMENTS:
@@ -225,21 +227,20 @@ class _Group(NamedTuple):
         for begin in range(self.start, self.stop, step):
             yield slice(begin, min(begin + step, self.stop))
 
-    def inside(self, triangles: _Triangles, left: Tensor, top: Tensor) -> Tensor:
+    def inside(self, triangles: _Triangles, left: Tensor, top: Tensor, steps: Tensor) -> Tensor:
         """Return the places, among the pixels of all boxes, of those that lie on their triangle.
 
         Args:
             triangles: N of them, as `_Triangles.boxed` gives them. left, top: [N] of the boxes.
+            steps: [S] 0, 1, ... of the side of the pictures, in the type of the corners.
         """
-        columns, rows = (torch.arange(side, device=left.device, dtype=left.dtype) for side in (self.columns, self.rows))
-        column, row = left[:, None, None] + columns, top[:, None, None] + rows[:, None]
+        column, row = left[:, None, None] + steps[: self.columns], top[:, None, None] + steps[: self.rows, None]
         first, second, third = triangles.barycentric(column, row)
         return (torch.minimum(torch.minimum(first, second), third) >= 0).flatten().nonzero()[:, 0]
 
-    def pixels(self, corner: Tensor, size: int) -> Tensor:
-        """Return the pixels [N, rows, columns] of boxes whose first ones are at `corner` [N]."""
-        columns, rows = (torch.arange(side, device=corner.device) for side in (self.columns, self.rows))
-        return corner[:, None, None] + (rows[:, None] * size + columns)
+    def pixels(self, corner: Tensor, places: Tensor) -> Tensor:
+        """Return the pixels [N, rows, columns] of boxes whose first ones are at `corner` [N]; places: [S] 0, 1, ..."""
+        return corner[:, None, None] + (places[: self.rows, None] * len(places) + places[: self.columns])
 
 
 def _grouped(chosen: Tensor, bounds: _Bounds, size: int) -> tuple[Tensor, list[_Group]]:
